@@ -1,0 +1,1 @@
+"""tunekit: plan, then run."""

@@ -1,0 +1,267 @@
+"""Every hook of tunekit on one page, in the order a run calls them.
+
+Three kinds. *own*: exactly one plugin answers, chosen by the planner. *chain*: all planned plugins answer in plan order,
+each given what the one before returned. *watch*: observers, whose failure becomes a warning in the record.
+
+Nobody calls `pm.hook.x()`: `tunekit.calls` calls one hook on one plugin at a time. An implementation takes the arguments
+it needs, by name, and leaves the others out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pluggy
+
+from .errors import Problem
+from .values import (
+    Backend,
+    BadRow,
+    Context,
+    Estimate,
+    EstimateRequest,
+    Event,
+    Example,
+    Examples,
+    LoadRequest,
+    Machine,
+    ModelBundle,
+    OptimizerSettings,
+    Plan,
+    Precision,
+    Quantization,
+    Report,
+    Rows,
+    Source,
+    StageContext,
+    StageResult,
+)
+
+if TYPE_CHECKING:
+    import typer
+
+Kind = Literal["own", "chain", "watch"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+hookimpl = pluggy.HookimplMarker("tunekit")
+_mark = pluggy.HookspecMarker("tunekit")
+
+
+def hookspec(kind: Kind, optional: bool = False) -> Callable[[F], F]:
+    """Mark a method as a hook spec of this kind. `optional`: a run may have no plugin that answers."""
+
+    def decorate(function: F) -> F:
+        function.tunekit_kind = kind  # type: ignore[attr-defined]
+        function.tunekit_optional = optional or kind != "own"  # type: ignore[attr-defined]
+        return _mark(function)
+
+    return decorate
+
+
+class HookSpecs:
+    """The hooks of the core. Plugins may publish more through `Plugin.hookspecs`."""
+
+    @hookspec("chain")
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Find what cannot work for reasons of values or hardware.
+
+        Kind: chain; the problems of all plugins are gathered and said at once.
+        When: at plan time, after every plugin is configured and before anything is imported or loaded.
+        Changes: nothing. No torch, no network.
+        Returns: the problems found; nothing where all is well.
+        Raises: nothing on purpose; an exception stops the plan and names the plugin.
+        Example: bitsandbytes refuses 8-bit on a device it has no kernels for.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_precision(self, machine: Machine) -> Precision:
+        """Choose the dtype policy for weights, products and trained parameters, and say why.
+
+        Kind: own.
+        When: at plan time; the plan shows the reason.
+        Changes: nothing. No torch.
+        Returns: the policy.
+        Raises: PlanError where the recipe asks for what the hardware cannot do.
+        Example: bf16 autocast on a CPU with AVX512-BF16, fp32 on one without.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_read_data(self, source: Source) -> Rows:
+        """Open a data source for reading.
+
+        Kind: own.
+        When: for each source, at plan time for a sample and at run time for all.
+        Changes: nothing.
+        Returns: the rows, their columns and a fingerprint.
+        Raises: DataError naming the file, and the line where one is malformed.
+        Example: JSON, JSONL, CSV, Parquet, a folder of these, a hub data set, rows given in Python.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
+        """Turn rows of one shape into canonical examples, one result per row.
+
+        Kind: own per source: the format named in the recipe, else the one that recognises the columns.
+        When: for each source, at plan time for a sample and at run time for all.
+        Changes: nothing.
+        Returns: for each row in order an Example, or a BadRow with a reason and a remedy; None where the columns are not
+            of this shape. It decides by the columns, and by the first row where those are ambiguous.
+        Raises: nothing for a bad row; rows are never left out silently.
+        Example: alpaca rows (`instruction, input, output`) become conversations.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Add to the estimate of parameters, data and memory.
+
+        Kind: chain over `estimate`.
+        When: when the plan is shown in full; not before a run that skips it.
+        Changes: nothing. May import torch and read the tokenizer and shapes; never weights, never the network for a
+            local model.
+        Returns: the estimate with this plugin's part added.
+        Raises: ModelNotFoundError; an exception stops the plan and names the plugin.
+        Example: LoRA wraps the skeleton and counts what trains.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_quantize(self, request: LoadRequest) -> Quantization:
+        """Say how the weights are to be stored and what that allows.
+
+        Kind: own, optional.
+        When: before loading.
+        Changes: nothing yet: the loader passes the arguments on, or swaps modules after loading.
+        Returns: the quantisation.
+        Raises: TunekitError where the method cannot be used with this request.
+        Example: NF4 with double quantisation through bitsandbytes.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_before_load(self, request: LoadRequest) -> LoadRequest:
+        """Change how the model is loaded.
+
+        Kind: chain over `request`.
+        When: after quantisation is decided, before loading.
+        Changes: nothing but the request.
+        Returns: the request, usually `request.with_arguments(...)`.
+        Raises: TunekitError where two plugins ask for different things.
+        Example: an attention kernel, a RoPE scaling, a config override.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
+        """Load model and tokenizer.
+
+        Kind: own.
+        When: once per run, and once when a finished run is opened again.
+        Changes: caches on disk at most.
+        Returns: the bundle, on the device of `request.precision`, in its `weights` dtype.
+        Raises: ModelNotFoundError naming what was looked for and where.
+        Example: transformers' Auto classes.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_patch(self, bundle: ModelBundle) -> Report:
+        """Change the loaded model in place.
+
+        Kind: chain, in place: each patch sees the model as the one before left it.
+        When: after loading, before the adapter.
+        Changes: this model instance, never a library class.
+        Returns: a report with a one-line summary and an undo.
+        Raises: TunekitError where the model has nothing to patch.
+        Example: NEFTune adds noise to the embeddings while training.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
+        """Decide which parameters train. No plugin named: all of them.
+
+        Kind: own, optional.
+        When: after patches; with `bundle.saved_adapter` set when a trained adapter is to be loaded instead.
+        Changes: the model; what it returns may wrap it.
+        Returns: the bundle with the adapter on it; a fresh adapter leaves the model's outputs as they were.
+        Raises: TunekitError naming the option and the value that do not fit the model.
+        Example: LoRA through PEFT.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_optimizer(
+        self,
+        bundle: ModelBundle,
+        named_parameters: list[tuple[str, Any]],
+        settings: OptimizerSettings,
+        context: StageContext,
+    ) -> Any:
+        """Make the optimiser of a stage.
+
+        Kind: own; a stage may name its own.
+        When: at the start of each stage.
+        Changes: nothing.
+        Returns: a `torch.optim.Optimizer` over the named parameters, its state made of tensors and plain numbers only.
+        Raises: TunekitError where it cannot optimise these parameters.
+        Example: AdamW, GaLore.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
+        """Train one stage.
+
+        Kind: own per stage: the plugin the stage is named after.
+        When: for each stage, in order.
+        Changes: the model's trainable parameters and the stage's folder.
+        Returns: the trained bundle, closing metrics and artefacts.
+        Raises: DataError, DivergedError, InterruptedRunError.
+        Example: supervised fine-tuning.
+        """
+        raise AssertionError
+
+    @hookspec("watch")
+    def tunekit_event(self, event: Event) -> None:
+        """See what happens in a run.
+
+        Kind: watch.
+        When: a stage starts, steps, evaluates, saves or finishes.
+        Changes: nothing in the run.
+        Returns: None.
+        Raises: anything; it becomes a warning in the record and the run goes on.
+        Example: the progress bar.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_infer_backend(self, bundle: ModelBundle, context: Context) -> Backend:
+        """Make something that answers from a loaded model.
+
+        Kind: own.
+        When: after the last stage, or when a finished run is opened to talk to it.
+        Changes: nothing.
+        Returns: the backend.
+        Raises: TunekitError where it cannot serve this model.
+        Example: transformers' generate.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_command(self, app: typer.Typer) -> None:
+        """Add a subcommand to the `tunekit` program.
+
+        Kind: chain, in place.
+        When: when that subcommand is asked for; it is found by the entry point group `tunekit.commands`, whose entry
+            has the subcommand's name, so that other commands import nothing of it.
+        Changes: the app it is given.
+        Returns: None.
+        Raises: nothing on purpose.
+        Example: `tunekit serve`.
+        """
+        raise AssertionError

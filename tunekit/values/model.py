@@ -1,0 +1,82 @@
+"""The model on its way from a name to something that trains and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .machine import Precision
+
+Merge = Literal["exact", "dequantize", "refuse"]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How weights are stored, and what that allows.
+
+    `arguments` go to the loader (for transformers: keyword arguments of `from_pretrained`); `after_load` takes the
+    loaded model and returns it with its modules swapped, for methods the loader does not know. `adapter_only` means the
+    weights cannot be trained themselves. `merge` says how an adapter may be merged: `exact` in place, `dequantize` the
+    base first, or `refuse`. `bits` is the storage per weight, scales included.
+    """
+
+    method: str
+    bits: float
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    after_load: Callable[[Any], Any] | None = None
+    adapter_only: bool = True
+    merge: Merge = "dequantize"
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What to load and how. `arguments` are extra keyword arguments for the loader, gathered by `tunekit_before_load`.
+
+    `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights.
+    """
+
+    model: str
+    precision: Precision
+    quantization: Quantization | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    purpose: Literal["train", "infer"] = "train"
+
+    def with_arguments(self, **arguments: Any) -> LoadRequest:
+        """Return a copy with these loader arguments added; a clash with another value is the caller's mistake."""
+        for name, value in arguments.items():
+            if name in self.arguments and self.arguments[name] != value:
+                raise ValueError(f"{name} is already {self.arguments[name]!r}, asked for {value!r}")
+        return replace(self, arguments={**self.arguments, **arguments})
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A loaded model with all that belongs to it.
+
+    `model` is a `torch.nn.Module` with the transformers calling convention, `tokenizer` a transformers tokenizer.
+    `saved_adapter` is a folder with a trained adapter: `tunekit_attach_adapter` loads it instead of making a new one.
+    `adapter` names the plugin that decided what trains; None means that all weights train.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    precision: Precision
+    quantization: Quantization | None = None
+    saved_adapter: Path | None = None
+    adapter: str | None = None
+
+    def with_model(self, model: Any, **changes: Any) -> ModelBundle:
+        """Return a copy that holds another model object."""
+        return replace(self, model=model, **changes)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a patch did: one line for people, details for the record, and how to take it back."""
+
+    summary: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+    undo: Callable[[], None] | None = None

@@ -1,0 +1,154 @@
+"""The plan: what a run will do, in order, who does it and why, and what it is expected to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .data import Examples, Source
+from .machine import Machine, Precision
+from .model import LoadRequest
+
+MEMORY_PARTS = ("process", "weights", "gradients", "optimiser", "activations")
+"""What an estimate of peak memory is split into; `process` is Python with its libraries before any weight."""
+
+
+@dataclass(frozen=True)
+class PlannedPlugin:
+    """One plugin of the plan. `why` is `named` or `default`, `key` where the recipe names it.
+
+    `stage` is the index of the stage that alone uses it, None where the whole run does.
+    """
+
+    name: str
+    plugin: Any
+    distribution: str
+    version: str
+    why: str
+    key: str
+    stage: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One hook call to come: the phase it belongs to, the hook, the plugin that answers, and why that one."""
+
+    phase: str
+    hook: str
+    plugin: str
+    why: str
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its name in the recipe, the plugin that trains it, its data, and the plugins only it uses."""
+
+    index: int
+    name: str
+    key: str
+    plugin: PlannedPlugin
+    sources: tuple[Source, ...]
+    uses: tuple[PlannedPlugin, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataEstimate:
+    """What a stage's data looks like, from a sample of `sampled` of `rows` rows (None: not counted).
+
+    `tokens` are real tokens in the sample, `padding` the share that padding would add to a padded batch, `supervised`
+    the share of tokens with a loss, `too_long` how many sampled sequences exceed the limit.
+    """
+
+    stage: str
+    sampled: int
+    rows: int | None
+    tokens: int
+    padding: float
+    supervised: float
+    too_long: int
+    longest: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Parameter counts and peak memory in bytes, by part, before anything is loaded.
+
+    `skeleton` is the model on the meta device (shapes, no values), already with its adapter, for plugins further down
+    the chain; `tokenizer` is the real one. Both are dropped from what is shown and recorded.
+    """
+
+    parameters: int = 0
+    trainable: int = 0
+    memory: Mapping[str, int] = field(default_factory=dict)
+    data: tuple[DataEstimate, ...] = ()
+    notes: tuple[str, ...] = ()
+    skeleton: Any = None
+    tokenizer: Any = None
+
+    @property
+    def peak_bytes(self) -> int:
+        """The sum of all parts."""
+        return sum(self.memory.values())
+
+    def with_memory(self, **parts: int) -> dict[str, int]:
+        """Return the memory parts with these set, for `dataclasses.replace(estimate, memory=...)`."""
+        unknown = set(parts) - set(MEMORY_PARTS)
+        assert not unknown, f"memory has no part named {unknown}"
+        return {**self.memory, **parts}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run needs to know, worked out from the recipe, the installed plugins and the machine alone."""
+
+    recipe: Any
+    machine: Machine
+    precision: Precision
+    plugins: tuple[PlannedPlugin, ...]
+    steps: tuple[PlanStep, ...]
+    stages: tuple[StagePlan, ...]
+    owners: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    estimate: Estimate | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def load_request(self) -> LoadRequest:
+        """The request that `tunekit_quantize` and `tunekit_before_load` start from."""
+        return LoadRequest(model=self.recipe.model, precision=self.precision)
+
+    def plugin(self, name: str) -> PlannedPlugin | None:
+        """The planned plugin of this name, or None."""
+        return next((planned for planned in self.plugins if planned.name == name), None)
+
+    def provides(self, capability: str) -> bool:
+        """Whether any planned plugin provides this capability."""
+        return any(capability in planned.plugin.provides for planned in self.plugins)
+
+    def __rich__(self) -> Any:
+        from ..display import terminal
+
+        return terminal(self.sections())
+
+    def _repr_html_(self) -> str:
+        from ..display import html
+
+        return html(self.sections())
+
+    def sections(self) -> tuple[Any, ...]:
+        """The plan as titled tables of plain text; terminal and notebook both draw these."""
+        from ..display import plan_sections
+
+        return plan_sections(self)
+
+
+@dataclass(frozen=True)
+class EstimateRequest:
+    """What an estimate is made for: the plan, how the model would be loaded, and sampled examples by stage index."""
+
+    plan: Plan
+    load: LoadRequest
+    samples: Mapping[int, Examples] = field(default_factory=dict)
+    rows: Mapping[int, int] = field(default_factory=dict)

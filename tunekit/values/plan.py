@@ -9,6 +9,7 @@ from typing import Any
 from .data import Examples, Source
 from .machine import Machine, Precision
 from .model import LoadRequest
+from .training import Calls
 
 MEMORY_PARTS = ("process", "weights", "gradients", "optimiser", "activations")
 """What an estimate of peak memory is split into; `process` is Python with its libraries before any weight."""
@@ -146,9 +147,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """What an estimate is made for: the plan, how the model would be loaded, and sampled examples by stage index."""
+    """What an estimate is made for: the plan, how the model would be loaded, and sampled examples by stage index.
+
+    `calls` lets a plugin call the hooks it publishes, so that an estimate sees what the run will see.
+    """
 
     plan: Plan
     load: LoadRequest
     samples: Mapping[int, Examples] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
+    calls: Calls | None = None

@@ -1,0 +1,411 @@
+"""Examples become token ids with a loss weight on each, by rendering the model's own chat template.
+
+Which tokens are trained is never found by searching the text for role markers, which a user's message may contain. It
+follows from rendering alone. An answer begins where `messages[:k]` rendered with the generation prompt ends. It ends
+where a second rendering, with the answer's content replaced by a private character, continues as the first one does.
+The special token that follows (`<|im_end|>`, `<|eot_id|>`, `</s>`) is trained with it: it is what ends an answer.
+A template with `{% generation %}` marks its answers itself.
+
+Special tokens inside a message stay plain text, so that no message can forge a turn: their text is fenced by private
+characters while rendering and tokenised without special tokens. The ids are those of
+`tokenizer.apply_chat_template(messages, sanitize_control_tokens=True)`, which for messages without special tokens are
+those of `tokenizer.apply_chat_template(messages)`.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any, Literal
+
+from tunekit.errors import DataError, Problem
+from tunekit.values import BadRow, Example, Message
+
+Supervise = Literal["assistant", "last", "all"]
+
+BATCH = 256
+"""Texts given to the tokenizer at once; it works on them in parallel."""
+LISTED = 20
+"""Unusable rows named one by one in an error; the others are counted by reason."""
+
+_OPEN, _CLOSE, _PROBE = "\U000f0010", "\U000f0011", "\U000f0012"
+_PRIVATE = re.compile(f"[{_OPEN}{_CLOSE}{_PROBE}]")
+_FENCED = re.compile(f"{_OPEN}(.*?){_CLOSE}|[{_OPEN}{_CLOSE}]", re.DOTALL)
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """One example as tokens.
+
+    `ids` and `weights` have one entry per token. `weights[i]` is the loss weight of token i as a target, 0 where it is
+    only context; the first token is never a target. `cut` counts the tokens that the length limit took off the end.
+    `row` and `where` lead back to the row of the data.
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    cut: int
+    row: int
+    where: str
+
+
+def render(example: Example, tokenizer: Any, supervise: Supervise, max_length: int | None) -> Sequence:
+    """Turn one example into a sequence; see `render_all`. Raises DataError with the reason and what to do."""
+    return render_all([example], tokenizer, supervise, max_length)[0]
+
+
+def render_all(
+    examples: Iterable[Example], tokenizer: Any, supervise: Supervise, max_length: int | None
+) -> list[Sequence]:
+    """Turn examples into sequences, in their order.
+
+    `supervise` says what is trained: every `assistant` turn, the `last` of them, or `all` tokens. A message's own
+    weight overrides the rule: 0 leaves it out. Documents (`text`) are trained on every token and get the end token.
+    Sequences longer than `max_length` tokens are cut from the right, so an answer that is cut off is not taught to end.
+
+    Raises DataError, for all rows at once: a tokenizer without chat template, a template that refuses a conversation,
+    no assistant turn, nothing left to train on, no examples at all.
+    """
+    results = list(attempt_all(examples, tokenizer, supervise, max_length))
+    if not results:
+        raise DataError([Problem("", "there are no examples to train on", "check `limit`, `split` and the data file")])
+    bad = [result for result in results if isinstance(result, BadRow)]
+    if bad:
+        raise DataError(_problems(bad))
+    return [result for result in results if isinstance(result, Sequence)]
+
+
+def attempt_all(
+    examples: Iterable[Example], tokenizer: Any, supervise: Supervise, max_length: int | None
+) -> Iterator[Sequence | BadRow]:
+    """Turn examples into sequences, one result for each: a BadRow where `render_all` would raise.
+
+    Raises DataError only where no conversation could be rendered: no chat template, or a tokenizer without offsets.
+    """
+    assert max_length is None or max_length > 0, "max_length counts tokens"
+    renderer = _Renderer(tokenizer, supervise)
+    remaining = iter(examples)
+    while batch := list(islice(remaining, BATCH)):
+        for result in renderer.render(batch):
+            yield result if isinstance(result, BadRow) else _cut(result, max_length)
+
+
+class _Unusable(Exception):
+    """Why an example cannot be trained on, and what to do."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+    def row(self, example: Example) -> BadRow:
+        return BadRow(example.row, example.where, self.reason, self.remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Characters `start` up to `end` of a rendered text and their weight."""
+
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Token ids and the characters of the text that each one covers."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A rendered text; what lies outside the spans weighs `rest`. `tokens` is None until the text is tokenised."""
+
+    example: Example
+    text: str
+    spans: tuple[_Span, ...]
+    rest: float
+    tokens: _Tokens | None = None
+
+
+class _Renderer:
+    """Renders, tokenises and weighs with one tokenizer and one rule."""
+
+    def __init__(self, tokenizer: Any, supervise: Supervise) -> None:
+        self.tokenizer = tokenizer
+        self.supervise = supervise
+
+    def render(self, examples: list[Example]) -> list[Sequence | BadRow]:
+        drafts = [self._attempt(example) for example in examples]
+        tokens = self._tokenise([draft for draft in drafts if isinstance(draft, _Draft)])
+        return [draft if isinstance(draft, BadRow) else self._sequence(draft, next(tokens)) for draft in drafts]
+
+    def _attempt(self, example: Example) -> _Draft | BadRow:
+        try:
+            return self._conversation(example) if example.text is None else _Draft(example, example.text, (), 1.0)
+        except _Unusable as reason:
+            return reason.row(example)
+
+    # Rendering: which characters are trained.
+
+    def _conversation(self, example: Example) -> _Draft:
+        self._require_template()
+        messages = tuple(map(self._fence, example.messages))
+        wanted = _weights(messages, self.supervise)
+        text = self._template(messages)
+        generated = self._generated(messages) if _GENERATION.search(self._template_source) else {}
+        spans = (
+            _Span(*(generated.get(index) or self._span(text, messages, index)), weight)
+            for index, weight in wanted.items()
+        )
+        rest = 1.0 if self.supervise == "all" else 0.0
+        tokens = self._fenced(text) if _PRIVATE.search(text) else None
+        return _Draft(example, text, tuple(spans), rest, tokens)
+
+    def _template(self, messages: tuple[Message, ...], prompt: bool = False) -> str:
+        import jinja2
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+        except (jinja2.TemplateError, ValueError, TypeError, LookupError) as error:
+            raise _Unusable(
+                f"the model's chat template refuses this conversation: {error}",
+                "change the roles or their order to what the model was trained with",
+            ) from error
+        return text
+
+    def _starts(self, text: str, messages: tuple[Message, ...], prompt: bool) -> int | None:
+        """Where these messages, rendered alone, end in `text`; None where `text` does not begin with them."""
+        try:
+            beginning = self._template(messages, prompt)
+        except _Unusable:
+            return None
+        return len(beginning) if text.startswith(beginning) else None
+
+    def _span(self, text: str, messages: tuple[Message, ...], index: int) -> tuple[int, int]:
+        start, end = self._content(text, messages, index)
+        if messages[index].role == "assistant":
+            prompted = self._starts(text, messages[:index], prompt=True)
+            start = start if prompted is None else prompted
+        end = self._closed(text, messages, index, end)
+        if start is None or end is None or start > end:
+            raise _Unusable(
+                f"the model's chat template rewrites message {index + 1} so that its place cannot be told for sure",
+                "use a template with {% generation %} around the assistant's turns, or leave the row out",
+            )
+        return start, end
+
+    def _content(self, text: str, messages: tuple[Message, ...], index: int) -> tuple[int | None, int | None]:
+        """Where the content of one message begins and ends, by rendering with a private character in its place."""
+        probed = Message(messages[index].role, _PROBE)
+        before, found, after = self._template((*messages[:index], probed, *messages[index + 1 :])).partition(_PROBE)
+        if not found or _PROBE in after:
+            return None, None
+        start = len(before) if text.startswith(before) else None
+        return start, len(text) - len(after) if text.endswith(after) else None
+
+    def _closed(self, text: str, messages: tuple[Message, ...], index: int, end: int | None) -> int | None:
+        """Move the end of a turn behind its end-of-turn token, or behind what a template without one writes there."""
+        if end is not None and (token := self._ending.match(text, end)):
+            return token.end()
+        turn = self._starts(text, messages[: index + 1], prompt=False)
+        return end if turn is None else turn
+
+    def _generated(self, messages: tuple[Message, ...]) -> dict[int, tuple[int, int]]:
+        """The spans that a template with `{% generation %}` marks, by index of the assistant's message."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        (text,), (marked,) = render_jinja_template(
+            [turns],
+            chat_template=self._template_source,
+            return_assistant_tokens_mask=True,
+            **self.tokenizer.special_tokens_map,
+        )
+        answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+        if len(marked) != len(answers):
+            raise _Unusable(
+                f"the model's chat template marks {len(marked)} generated parts for {len(answers)} assistant turns",
+                "correct {% generation %} in the template, or leave the row out",
+            )
+        return {
+            index: (start, token.end() if (token := self._ending.match(text, end)) else end)
+            for index, (start, end) in zip(answers, marked, strict=True)
+        }
+
+    # Special tokens: what a template writes is a token, what a message says is text.
+
+    @cached_property
+    def _template_source(self) -> str:
+        source: str = self.tokenizer.get_chat_template()
+        return source
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        added = self.tokenizer.added_tokens_decoder
+        return {number: token.content for number, token in added.items() if token.special}
+
+    @cached_property
+    def _special_text(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special.values(), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @cached_property
+    def _ending(self) -> re.Pattern[str]:
+        return re.compile(rf"\s*(?:{self._special_text.pattern})")
+
+    def _fence(self, message: Message) -> Message:
+        if _PRIVATE.search(message.content):
+            raise _Unusable(
+                "a message contains a character from U+F0010 to U+F0012, which tunekit uses itself while rendering",
+                "remove it",
+            )
+        fenced = self._special_text.sub(rf"{_OPEN}\g<0>{_CLOSE}", message.content)
+        return Message(message.role, fenced, message.weight)
+
+    def _require_template(self) -> None:
+        if not self.tokenizer.chat_template:
+            raise DataError([_no_template()])
+        if not self.tokenizer.is_fast:
+            raise DataError([_no_offsets(self.tokenizer)])
+
+    # Tokenising.
+
+    def _tokenise(self, drafts: list[_Draft]) -> Iterator[_Tokens]:
+        waiting = [draft for draft in drafts if draft.tokens is None]
+        chats = iter(self._encode([draft.text for draft in waiting if draft.example.text is None]))
+        documents = iter(self._documents([draft.text for draft in waiting if draft.example.text is not None]))
+        for draft in drafts:
+            yield draft.tokens or next(chats if draft.example.text is None else documents)
+
+    def _encode(self, texts: list[str], **options: Any) -> list[_Tokens]:
+        if not texts:
+            return []
+        out = self.tokenizer(
+            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False,
+            **options,
+        )
+        return [_Tokens(ids, offsets) for ids, offsets in zip(out["input_ids"], out["offset_mapping"], strict=True)]
+
+    def _documents(self, texts: list[str]) -> list[_Tokens]:
+        """Tokenise documents: with the tokenizer's own start token, never twice, and with the end token."""
+        if not texts:
+            return []
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        found: list[_Tokens] = []
+        for ids in self.tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]:
+            once = ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
+            found.append(_Tokens([*once, end] if end is not None and once[-1:] != [end] else once, []))
+        return found
+
+    def _fenced(self, text: str) -> _Tokens:
+        """Tokenise a text in which fences mark special tokens that are to stay text; offsets count the fences."""
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        place = 0
+        for fence in [*_FENCED.finditer(text), None]:
+            stop = len(text) if fence is None else fence.start()
+            pieces = [(place, text[place:stop], False)]
+            if fence is not None and fence.group(1):
+                pieces.append((fence.start(1), fence.group(1), True))
+            for start, piece, as_text in pieces:
+                tokens = self._piece(piece, as_text, first=start == 0)
+                if as_text and not self._special.keys().isdisjoint(tokens.ids):
+                    raise _Unusable(
+                        f"the tokenizer makes a special token of {piece!r} in a message even where it is to stay text",
+                        "remove it from the message",
+                    )
+                ids += tokens.ids
+                offsets += [(start + left, start + right) for left, right in tokens.offsets]
+            place = stop if fence is None else fence.end()
+        return _Tokens(ids, offsets)
+
+    def _piece(self, piece: str, as_text: bool, first: bool) -> _Tokens:
+        """Tokenise a piece from the middle of a text.
+
+        It goes behind a newline, whose tokens are then dropped, because some tokenizers put a space before the start
+        of a text.
+        """
+        if not piece:
+            return _Tokens([], [])
+        newline, tokens, alone = self._encode(["\n", "\n" + piece, piece], split_special_tokens=as_text)
+        width = len(newline.ids)
+        if first or tokens.ids[:width] != newline.ids:
+            return alone
+        return _Tokens(tokens.ids[width:], [(max(left - 1, 0), right - 1) for left, right in tokens.offsets[width:]])
+
+    def _sequence(self, draft: _Draft, tokens: _Tokens) -> Sequence:
+        weights = [draft.rest] * len(tokens.ids)
+        starts, ends = [left for left, _ in tokens.offsets], [right for _, right in tokens.offsets]
+        for span in draft.spans:
+            first, last = bisect_right(ends, span.start), bisect_left(starts, span.end)
+            weights[first:last] = [span.weight] * (last - first)
+        weights[:1] = [0.0] * min(1, len(weights))
+        example = draft.example
+        return Sequence(tuple(tokens.ids), tuple(weights), 0, example.row, example.where)
+
+
+def _weights(messages: tuple[Message, ...], supervise: Supervise) -> dict[int, float]:
+    """The weight of each message that is not treated like the rest of its conversation."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    if not answers and supervise != "all":
+        raise _Unusable("there is no assistant turn to train on", "add the answer, or leave the row out")
+    ruled = {"assistant": answers, "last": answers[-1:], "all": []}[supervise]
+    weights = {index: 1.0 for index in ruled}
+    weights.update({index: message.weight for index, message in enumerate(messages) if message.weight is not None})
+    return dict(sorted(weights.items()))
+
+
+def _cut(sequence: Sequence, max_length: int | None) -> Sequence | BadRow:
+    """Cut a sequence to `max_length`; a row with nothing left to train on is bad."""
+    if not any(sequence.weights):
+        return BadRow(
+            sequence.row,
+            sequence.where,
+            "every label is masked: no token of this row would be trained",
+            "give a message a weight above 0, or supervise more than this",
+        )
+    if max_length is None or len(sequence.ids) <= max_length:
+        return sequence
+    if not any(sequence.weights[:max_length]):
+        first = next(index for index, weight in enumerate(sequence.weights) if weight)
+        return BadRow(
+            sequence.row,
+            sequence.where,
+            "every label is masked: the length limit cuts off all that would be trained",
+            f"max_length is {max_length}, the first trained token is number {first + 1} of {len(sequence.ids)}; "
+            f"choose {len(sequence.ids)} to keep the row whole, or shorten the prompt",
+        )
+    cut = len(sequence.ids) - max_length
+    return Sequence(sequence.ids[:max_length], sequence.weights[:max_length], cut, sequence.row, sequence.where)
+
+
+def _problems(bad: list[BadRow]) -> list[Problem]:
+    named = [Problem(row.where, row.reason, row.remedy) for row in bad[:LISTED]]
+    more = Counter(row.reason for row in bad[LISTED:])
+    return named + [Problem(f"{count} more rows", reason) for reason, count in more.items()]
+
+
+def _no_template() -> Problem:
+    return Problem(
+        "model",
+        "its tokenizer has no chat template, and the data are conversations",
+        "use an instruct model, give the tokenizer a chat template, or train on documents (a `text` column)",
+    )
+
+
+def _no_offsets(tokenizer: Any) -> Problem:
+    return Problem(
+        "model",
+        f"its tokenizer ({type(tokenizer).__name__}) does not tell which characters a token covers, so answers "
+        "cannot be told from prompts",
+        "use a model with a tokenizer.json",
+    )

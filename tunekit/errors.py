@@ -92,7 +92,9 @@ class HookCallError(TunekitError):
 
     def __init__(self, plugin: str, distribution: str, version: str, hook: str, cause: BaseException) -> None:
         self.plugin, self.distribution, self.version, self.hook = plugin, distribution, version, hook
-        super().__init__(f"plugin {plugin} ({distribution} {version}) failed in {hook}: {type(cause).__name__}: {cause}")
+        super().__init__(
+            f"plugin {plugin} ({distribution} {version}) failed in {hook}: {type(cause).__name__}: {cause}"
+        )
 
 
 class ModelNotFoundError(TunekitError):

@@ -23,14 +23,11 @@ class Plugin(Generic[Config]):
     with equal options are still two plugins.
 
     Capabilities are dotted names. `requires` must be provided by some planned plugin, `conflicts` by none, and a plugin
-    comes after all that provide what it names in `requires` or `after`. Each is a class attribute where it is constant
-    and a property where it depends on the options. `hookspecs` are the classes whose hooks this plugin publishes.
+    comes after all that provide what it names in `requires` or `after`. Override each with a class attribute where
+    it is constant, with a property where it depends on the options. `hookspecs` are the classes whose hooks this plugin
+    publishes.
     """
 
-    requires: ClassVar[frozenset[str]] | property = frozenset()
-    provides: ClassVar[frozenset[str]] | property = frozenset()
-    conflicts: ClassVar[frozenset[str]] | property = frozenset()
-    after: ClassVar[frozenset[str]] | property = frozenset()
     hookspecs: ClassVar[tuple[type, ...]] = ()
 
     def __init__(self, config: Config | None = None, /, **options: Any) -> None:
@@ -46,6 +43,26 @@ class Plugin(Generic[Config]):
                 if isinstance(config, type):
                     return config
         raise TypeError(f"{cls.__name__} names no config class; write class {cls.__name__}(Plugin[YourConfig])")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Capabilities that some other planned plugin must provide."""
+        return frozenset()
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Capabilities this plugin brings to a run."""
+        return frozenset()
+
+    @property
+    def conflicts(self) -> frozenset[str]:
+        """Capabilities that no other planned plugin may provide."""
+        return frozenset()
+
+    @property
+    def after(self) -> frozenset[str]:
+        """Capabilities whose providers, where there are any, come before this plugin."""
+        return frozenset()
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.config.model_dump(exclude_unset=True).items())

@@ -129,20 +129,14 @@ class Plan:
         return any(capability in planned.plugin.provides for planned in self.plugins)
 
     def __rich__(self) -> Any:
-        from ..display import terminal
+        from ..display import plan_sections, terminal
 
-        return terminal(self.sections())
+        return terminal(plan_sections(self))
 
     def _repr_html_(self) -> str:
-        from ..display import html
+        from ..display import html, plan_sections
 
-        return html(self.sections())
-
-    def sections(self) -> tuple[Any, ...]:
-        """The plan as titled tables of plain text; terminal and notebook both draw these."""
-        from ..display import plan_sections
-
-        return plan_sections(self)
+        return html(plan_sections(self))
 
 
 @dataclass(frozen=True)

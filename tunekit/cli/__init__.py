@@ -1,0 +1,5 @@
+"""The `tunekit` program."""
+
+from .app import main
+
+__all__ = ["main"]

@@ -1,0 +1,106 @@
+"""The program itself: its subcommands, those that plugins add, and how errors end it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from . import chat, demo, new, plan, plugins, resume, schema, train
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+
+HELP = "Fine-tune language models from plugins. Plan, then run."
+
+
+class _Program(TyperGroup):
+    """The built-in subcommands, and those of plugins, found by metadata and imported only when called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *_added()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or _command_of_plugin(cmd_name)
+
+
+app = typer.Typer(cls=_Program, help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+for module in (demo, plan, train, resume, chat, plugins, schema, new):
+    module.add_to(app)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+) -> None:
+    """Fine-tune language models from plugins. Plan, then run."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("tunekit-core"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the program; the exit code says how it ended (see the manual, Errors)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0 well, 1 failed, 2 the user's mistake, 3 diverged, 130 stopped."""
+    from ..errors import TunekitError
+
+    try:
+        result = app(arguments, standalone_mode=False)
+    except TunekitError as error:
+        if "--debug" in arguments:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("stopped")
+        return 130
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line
+            error.show()
+            return int(error.exit_code)
+        if "--debug" in arguments:
+            raise
+        _complain(f"{type(error).__name__}: {error}\nthis looks like a mistake in tunekit or a plugin; --debug shows where")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text("error: ", style="bold red") + Text(message))
+
+
+def _added() -> list[str]:
+    from ..catalog import COMMANDS, Catalog
+
+    return [name for name in Catalog.discover(group=COMMANDS).names]
+
+
+def _command_of_plugin(name: str) -> Any:
+    """Import the one plugin that offers this subcommand and let it add it."""
+    from ..calls import Calls
+    from ..catalog import COMMANDS, Catalog
+    from ..values import PlannedPlugin
+
+    catalog = Catalog.discover(group=COMMANDS)
+    if name not in catalog:
+        return None
+    entry = catalog.entry(name)
+    planned = PlannedPlugin(name, catalog.load(name)(), entry.distribution, entry.version, "named", name)
+    added = typer.Typer()
+    for _ in Calls([planned]).each("tunekit_command", app=added):
+        pass
+    group = typer.main.get_group(added)
+    return group.commands.get(name)

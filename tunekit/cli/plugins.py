@@ -1,0 +1,31 @@
+"""`tunekit plugins`: what is installed, and what is wrong with what is not usable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from .console import Json, console, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand."""
+    app.command("plugins")(plugins)
+
+
+def plugins(json: Json = False) -> None:
+    """List installed plugins: available, broken, disabled or duplicate."""
+    from ..catalog import Catalog
+    from ..display import Section, terminal
+
+    listing = Catalog.discover().listing()
+    if json:
+        print_json([asdict(row) for row in listing])
+        return
+    rows = tuple(
+        (row.name, row.status, f"{row.distribution} {row.version}", row.summary,
+         ", ".join(hook.removeprefix("tunekit_") for hook in row.hooks))
+        for row in listing
+    )  # fmt: skip
+    console().print(terminal([Section("Plugins", ("name", "status", "distribution", "what", "hooks"), rows)]))

@@ -1,0 +1,184 @@
+"""Carry out a plan: the phases in order, each call made through `calls`, each outcome kept in the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from .calls import Calls
+from .errors import InterruptedRunError, RunFolderError
+from .recipe import Recipe
+from .record import Record
+from .run import Run
+from .sources import read_examples
+from .values import (
+    Context,
+    Event,
+    Examples,
+    LoadRequest,
+    ModelBundle,
+    Plan,
+    Quantization,
+    Report,
+    StageContext,
+    StagePlan,
+    StageResult,
+)
+
+Watcher = Callable[[Event], None]
+
+
+def start(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
+    """Carry out a plan in a fresh run folder."""
+    return _Engine(plan, Record.create(folder, plan), watchers).run()
+
+
+def resume(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
+    """Go on with the run in `folder`: finished stages are kept, the next goes on from its newest checkpoint."""
+    record = Record.open(folder)
+    if _essence(record.recipe) != _essence(plan.recipe):
+        raise RunFolderError(f"{folder} holds a run of another recipe", "resume it with its own, or choose another folder")
+    record.set_status("running")
+    return _Engine(plan, record, watchers).run()
+
+
+def open_model(
+    plan: Plan, folder: Path, adapter: Path | None = None, model: Path | None = None
+) -> tuple[ModelBundle, Context]:
+    """Load the model of a plan for asking: with a trained adapter, or with trained weights in place of the base's."""
+    calls = Calls(plan.plugins)
+    context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
+    request = replace(plan.load_request, purpose="infer")
+    if model is not None:
+        request = replace(request, model=str(model))
+    bundle, _ = _load(context, request)
+    return _attach(context, replace(bundle, saved_adapter=adapter)), context
+
+
+def _essence(recipe: Recipe) -> tuple[object, ...]:
+    """What must be equal for a run to go on; where the data lies may change, its path may be written otherwise."""
+    stages = tuple((stage.name, dict(stage.options), stage.use) for stage in recipe.stages)
+    return recipe.model, recipe.use, stages, recipe.seed
+
+
+class _Engine:
+    """One run of one plan."""
+
+    def __init__(self, plan: Plan, record: Record, watchers: Sequence[Watcher]) -> None:
+        self.plan = plan
+        self.record = record
+        self.watchers = watchers
+        self.calls = Calls(plan.plugins, record.call)
+        self.context = Context(
+            self.calls.for_run(), plan.machine, plan.precision, record.folder, plan.recipe.seed, self._emit
+        )
+
+    def run(self) -> Run:
+        with self._status():
+            data = {stage.index: self._read(stage) for stage in self._waiting()}
+            bundle = self._open()
+            for stage in self._waiting():
+                bundle = self._train(stage, bundle, data[stage.index]).bundle
+        return Run(self.plan, self.record, bundle, self.context)
+
+    def _waiting(self) -> list[StagePlan]:
+        done = {stage["index"] for stage in self.record.finished_stages()}
+        return [stage for stage in self.plan.stages if stage.index not in done]
+
+    def _read(self, stage: StagePlan) -> Examples:
+        """Read and format all data of a stage: before the weights, so that a bad row costs nothing."""
+        examples = read_examples(self.calls.for_stage(stage.index), stage.sources)
+        self.record.data(stage.name, examples)
+        return examples
+
+    def _open(self) -> ModelBundle:
+        """Load the model as the last finished stage left it, or as the recipe names it."""
+        adapter, model = self.record.artefact("adapter"), self.record.artefact("model")
+        request = self.plan.load_request
+        if model is not None:
+            request = replace(request, model=str(model))
+        bundle, reports = _load(self.context, request)
+        self.record.reports(reports)
+        return _attach(self.context, replace(bundle, saved_adapter=adapter))
+
+    def _train(self, stage: StagePlan, bundle: ModelBundle, data: Examples) -> StageResult:
+        folder = self.record.stage_folder(stage.index, stage.name)
+        again = folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        context = StageContext(
+            calls=self.calls.for_stage(stage.index),
+            machine=self.plan.machine,
+            precision=self.plan.precision,
+            folder=folder,
+            seed=self.plan.recipe.seed,
+            emit=self._emit,
+            name=stage.name,
+            key=stage.key,
+            resume=again,
+        )
+        result: StageResult = self.calls.one(
+            stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
+        )
+        self.record.finish_stage(stage.index, stage.name, result)
+        self._note_memory(result)
+        return result
+
+    def _note_memory(self, result: StageResult) -> None:
+        """Write the measured peak next to the estimate."""
+        measured = result.metrics.get("peak_memory_bytes")
+        if measured is not None and self.plan.estimate is not None:
+            estimated = self.plan.estimate.peak_bytes
+            ratio = round(estimated / measured, 3) if measured else None
+            self.record.note(memory={"estimated": estimated, "measured": int(measured), "ratio": ratio})
+
+    def _emit(self, event: Event) -> None:
+        self.record.event(event)
+        for watcher in self.watchers:
+            try:
+                watcher(event)
+            except Exception as error:
+                self.record.warn(f"a watcher failed: {type(error).__name__}: {error}")
+        self.calls.watch("tunekit_event", self.record.warn, event=event)
+
+    @contextmanager
+    def _status(self) -> Iterator[None]:
+        """Keep the run's status true, however it ends."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.record.set_status("interrupted", "stopped by the user")
+            remedy = f"continue it with `tunekit resume {self.record.folder}`"
+            raise InterruptedRunError("the run was stopped", remedy) from None
+        except InterruptedRunError as error:
+            self.record.set_status("interrupted", str(error))
+            raise
+        except BaseException as error:
+            self.record.set_status("failed", f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self.record.set_status("finished")
+
+
+def _load(context: Context, request: LoadRequest) -> tuple[ModelBundle, dict[str, Report]]:
+    """Quantise, prepare, load and patch."""
+    calls = context.calls
+    assert isinstance(calls, Calls)
+    if calls.owner("tunekit_quantize") is not None:
+        quantization: Quantization = calls.own("tunekit_quantize", request=request)
+        request = replace(request, quantization=quantization)
+    request = calls.chain("tunekit_before_load", "request", request)
+    bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
+    reports = {planned.name: report for planned, report in calls.each("tunekit_patch", bundle=bundle)}
+    return bundle, reports
+
+
+def _attach(context: Context, bundle: ModelBundle) -> ModelBundle:
+    calls = context.calls
+    assert isinstance(calls, Calls)
+    owner = calls.owner("tunekit_attach_adapter")
+    if owner is None:
+        return bundle
+    attached: ModelBundle = calls.own("tunekit_attach_adapter", bundle=bundle, context=context)
+    return replace(attached, adapter=owner.name)

@@ -1,0 +1,98 @@
+"""The front door: describe a fine-tuning, look at its plan, run it, open it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import engine
+from .catalog import Catalog
+from .engine import Watcher
+from .errors import Problem, RecipeError
+from .plan import add_estimate, make_plan
+from .plugin import Plugin
+from .recipe import Recipe, from_code, from_file
+from .record import Record
+from .run import Run, Talk
+from .values import Plan
+
+
+class Pipeline:
+    """A fine-tuning from model and data to stages.
+
+    `use` takes plugin objects (`Lora(rank=8)`) or names; `stages` takes stage plugins (`Sft(epochs=1)`); `data` takes a
+    path, a mapping with `path` and options, rows, or a list of these. Nothing happens until `plan()` or `run()`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        data: Any = None,
+        use: Sequence[Plugin[Any] | str] | Mapping[str, Any] = (),
+        stages: Sequence[Plugin[Any] | str | Mapping[str, Any]] = (),
+        output: str | Path | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.catalog = Catalog.discover()
+        self.recipe = from_code(model, data, use, stages, output, seed, self.catalog)
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
+        """Read a recipe file, with `key.path=value` overrides over it."""
+        return cls.from_recipe(from_file(path, overrides))
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> Pipeline:
+        """Make a pipeline of a recipe."""
+        pipeline = object.__new__(cls)
+        pipeline.catalog, pipeline.recipe = Catalog.discover(), recipe
+        return pipeline
+
+    def plan(self, estimate: bool = True) -> Plan:
+        """Work out what a run will do, or raise PlanError with everything that is wrong.
+
+        `estimate` adds parameter counts, the look of the data, and expected memory; it imports torch.
+        """
+        plan = make_plan(self.recipe, self.catalog)
+        return add_estimate(plan) if estimate else plan
+
+    def explain(self) -> str:
+        """The plan as plain text."""
+        from rich.console import Console
+
+        console = Console(width=120, no_color=True)
+        with console.capture() as captured:
+            console.print(self.plan(estimate=False))
+        return captured.get()
+
+    def run(self, output: str | Path | None = None, watchers: Sequence[Watcher] = ()) -> Run:
+        """Plan, then run, into the folder `output` (else the recipe's). `watchers` are called with every event."""
+        folder = output or self.recipe.output
+        if folder is None:
+            raise RecipeError([Problem("output", "is missing", "say where the run goes: `output: runs/demo`")])
+        return engine.start(self.plan(), folder, watchers)
+
+    def resume(self, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
+        """Go on with a run of this pipeline that was interrupted, to the numbers it would have reached."""
+        return engine.resume(self.plan(), folder, watchers)
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a finished run: its record, and its model to talk to."""
+    record = Record.open(folder)
+    plan = make_plan(record.recipe)
+    bundle, context = engine.open_model(plan, record.folder, record.artefact("adapter"), record.artefact("model"))
+    return Run(plan, record, bundle, context)
+
+
+def open_model(model: str, use: Sequence[Plugin[Any] | str] | Mapping[str, Any] = ()) -> Talk:
+    """Load a model as it is, untrained, to talk to it."""
+    plan = make_plan(from_code(model, use=use), purpose="infer")
+    bundle, context = engine.open_model(plan, Path())
+    return Talk(bundle, context)
+
+
+def resume_run(folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
+    """Go on with an interrupted run from its record alone."""
+    return Pipeline.from_recipe(Record.open(folder).recipe).resume(folder, watchers)

@@ -1,0 +1,170 @@
+"""What fits together, and in which order: capabilities, slots and phases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..calls import claimants_of, rank_claimant
+from ..catalog import Catalog, hooks_of
+from ..errors import Problem, TunekitError
+from ..values import PlannedPlugin, PlanStep, StagePlan
+
+PHASES: tuple[tuple[str, str], ...] = (
+    ("precision", "tunekit_precision"),
+    ("data", "tunekit_read_data"),
+    ("data", "tunekit_format_data"),
+    ("load", "tunekit_load_model"),
+    ("load", "tunekit_quantize"),
+    ("load", "tunekit_before_load"),
+    ("patch", "tunekit_patch"),
+    ("adapt", "tunekit_attach_adapter"),
+    ("train", "tunekit_optimizer"),
+    ("train", "tunekit_train_stage"),
+    ("use", "tunekit_infer_backend"),
+)
+"""The hooks that place a plugin in a plan, and the phase each belongs to. An estimate is made in this order."""
+
+SLOTS = (
+    "tunekit_precision",
+    "tunekit_read_data",
+    "tunekit_quantize",
+    "tunekit_load_model",
+    "tunekit_attach_adapter",
+    "tunekit_optimizer",
+    "tunekit_infer_backend",
+)
+"""Own hooks that one plugin answers for a whole run or stage."""
+
+_RANK = {hook: rank for rank, (_, hook) in enumerate(PHASES)}
+_PHASE = {hook: phase for phase, hook in PHASES}
+_HELPERS = _RANK["tunekit_attach_adapter"] + 0.5
+
+
+def views(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> list[tuple[PlannedPlugin, ...]]:
+    """The plugins as each stage sees them: the run's, its own, and itself; the run's alone where there is no stage."""
+    shared = tuple(plugins)
+    return [(*shared, *stage.uses, stage.plugin) for stage in stages] or [shared]
+
+
+def incompatibilities(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan], catalog: Catalog) -> list[Problem]:
+    """All reasons why these plugins cannot work together, each once."""
+    found: dict[Problem, None] = {}
+    for view in views(plugins, stages):
+        for problem in (*_slot_clashes(view), *_unmet(view, catalog), *_conflicts(view)):
+            found[problem] = None
+    return list(found)
+
+
+def order(plugins: Iterable[PlannedPlugin]) -> tuple[list[PlannedPlugin], list[Problem]]:
+    """Sort by phase; inside a phase by `requires` and `after`, then as written. A circle is a problem."""
+    waiting = sorted(plugins, key=lambda planned: _rank(planned))
+    placed: list[PlannedPlugin] = []
+    while waiting:
+        ready = next((planned for planned in waiting if not _held_back(planned, waiting)), None)
+        if ready is None:
+            names = ", ".join(planned.name for planned in waiting)
+            return placed + waiting, [
+                Problem("use", f"{names} each want to come after another", "take one of them out")
+            ]
+        waiting.remove(ready)
+        placed.append(ready)
+    return placed, []
+
+
+def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iterator[PlanStep]:
+    """The hook calls of a run in the order they will be made."""
+    run = [planned for planned in plugins if planned.stage is None]
+    for phase, hook in PHASES[:1]:
+        yield from _steps(phase, hook, run)
+    for stage in stages:
+        view = [planned for planned in plugins if planned.stage in (None, stage.index)]
+        yield from _steps(f"data {stage.name}", "tunekit_read_data", view)
+        yield from _steps(f"data {stage.name}", "tunekit_format_data", view)
+    load = ("tunekit_quantize", "tunekit_before_load", "tunekit_load_model", "tunekit_patch", "tunekit_attach_adapter")
+    for hook in load:
+        yield from _steps(_PHASE[hook], hook, run)
+        if hook == "tunekit_attach_adapter":
+            yield from _published(run)
+    for stage in stages:
+        view = [planned for planned in plugins if planned.stage in (None, stage.index)]
+        yield from _steps(f"train {stage.name}", "tunekit_optimizer", view)
+        yield PlanStep(f"train {stage.name}", "tunekit_train_stage", stage.plugin.name, "named")
+    yield from _steps("use", "tunekit_infer_backend", run)
+
+
+def _steps(phase: str, hook: str, view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
+    claimants = claimants_of(view, hook)
+    if hook in SLOTS:
+        claimants = claimants[:1]
+    for planned in claimants:
+        yield PlanStep(phase, hook, planned.name, planned.why)
+
+
+def _published(view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
+    """Hooks that plugins publish, called while the adapter is attached."""
+    published = [hook for planned in view for specs in planned.plugin.hookspecs for hook in vars(specs)]
+    for hook in published:
+        if not hook.startswith("_"):
+            yield from (
+                PlanStep("adapt", hook, planned.name, planned.why) for planned in view if _answers(planned, hook)
+            )
+
+
+def _answers(planned: PlannedPlugin, hook: str) -> bool:
+    return hook in hooks_of(type(planned.plugin))
+
+
+def _rank(planned: PlannedPlugin) -> float:
+    ranks = [_RANK[hook] for hook in hooks_of(type(planned.plugin)) if hook in _RANK]
+    return min(ranks, default=_HELPERS)
+
+
+def _held_back(planned: PlannedPlugin, waiting: Sequence[PlannedPlugin]) -> bool:
+    wanted = planned.plugin.requires | planned.plugin.after
+    rank = _rank(planned)
+    others = (other for other in waiting if other is not planned and _rank(other) <= rank)
+    return any(wanted & other.plugin.provides for other in others)
+
+
+def _slot_clashes(view: Sequence[PlannedPlugin]) -> Iterator[Problem]:
+    for hook in SLOTS:
+        claimants = claimants_of(view, hook)
+        best = [other for other in claimants if rank_claimant(other, hook) == rank_claimant(claimants[0], hook)]
+        if len(best) > 1:
+            names = " and ".join(f"{other.name} ({other.distribution} {other.version})" for other in best)
+            yield Problem(best[-1].key, f"{names} both answer {hook}, and only one can", "name one of them")
+
+
+def _unmet(view: Sequence[PlannedPlugin], catalog: Catalog) -> Iterator[Problem]:
+    provided = frozenset().union(*(planned.plugin.provides for planned in view))
+    for planned in view:
+        for capability in sorted(planned.plugin.requires - provided):
+            yield Problem(planned.key, f"{planned.name} needs {capability!r}, which nothing here provides",
+                          _provider_hint(capability, catalog))  # fmt: skip
+
+
+def _provider_hint(capability: str, catalog: Catalog) -> str:
+    """Who could provide it: asked of the installed plugins, which only this error ever imports."""
+    offers: list[str] = []
+    for name in catalog.names:
+        try:
+            provides = catalog.load(name).provides
+        except TunekitError:
+            continue
+        if isinstance(provides, frozenset) and capability in provides:
+            offers.append(name)
+    if offers:
+        return f"add {' or '.join(f'`{name}: {{}}`' for name in offers)} to use"
+    return f"no installed plugin provides it; perhaps `pip install tunekit-{capability.rpartition('.')[2]}`"
+
+
+def _conflicts(view: Sequence[PlannedPlugin]) -> Iterator[Problem]:
+    for planned in view:
+        for other in view:
+            for capability in sorted(planned.plugin.conflicts & other.plugin.provides) if other is not planned else ():
+                yield Problem(
+                    planned.key or other.key,
+                    f"{planned.name} ({planned.distribution} {planned.version}) does not work with {other.name} "
+                    f"({other.distribution} {other.version}), which provides {capability!r}",
+                    "take one of them out",
+                )

@@ -1,0 +1,104 @@
+"""Recipe, installed plugins and machine in; a plan, or every problem at once, out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import metadata
+
+from ..calls import Calls
+from ..catalog import Catalog
+from ..errors import PlanError, Problem, ProblemsError
+from ..machine import probe
+from ..recipe import Recipe
+from ..sources import count_rows, read_examples
+from ..values import Estimate, EstimateRequest, Machine, Plan, PlannedPlugin, Precision, StagePlan
+from .configuring import Configuration, Purpose, configure
+from .ordering import SLOTS, incompatibilities, order, steps
+
+SAMPLE_ROWS = 512
+COUNTED_ROWS = 200_000
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "bitsandbytes")
+
+
+def make_plan(
+    recipe: Recipe, catalog: Catalog | None = None, machine: Machine | None = None, purpose: Purpose = "train"
+) -> Plan:
+    """Work out what a run will do. Pure but for reading metadata: no torch, no network, no weights.
+
+    Raises PlanError with every problem found, each under its key path.
+    """
+    catalog = catalog or Catalog.discover()
+    machine = machine or probe()
+    found = configure(recipe, catalog, purpose)
+    if not found.problems:
+        found.problems.extend(incompatibilities(found.plugins, found.stages, catalog))
+    ordered, circles = order(found.everyone)
+    found.problems.extend(circles)
+    _stop(found)
+    calls = Calls(ordered)
+    precision = _precision(calls, machine, found)
+    plan = Plan(
+        recipe=recipe,
+        machine=machine,
+        precision=precision,
+        plugins=tuple(ordered),
+        steps=tuple(steps(ordered, found.stages)),
+        stages=tuple(found.stages),
+        owners={hook: owner.name for hook in SLOTS if (owner := calls.owner(hook)) is not None},
+        versions=_versions(ordered),
+    )
+    for _, problems in calls.each("tunekit_check", plan=plan, machine=machine):
+        found.problems.extend(problems)
+    _stop(found)
+    return plan
+
+
+def add_estimate(plan: Plan) -> Plan:
+    """Add parameter counts, the look of the data and the expected memory. Imports torch; never loads weights.
+
+    Raises DataError for what is wrong in the sampled rows.
+    """
+    calls = Calls(plan.plugins)
+    views = [calls.for_stage(stage.index) for stage in plan.stages] or [calls.for_run()]
+    estimates = [_stage_estimate(plan, view, stage) for view, stage in zip(views, plan.stages or (None,), strict=True)]
+    largest = max(estimates, key=lambda estimate: estimate.peak_bytes)
+    data = tuple(part for estimate in estimates for part in estimate.data)
+    notes = tuple(dict.fromkeys(note for estimate in estimates for note in estimate.notes))
+    return replace(plan, estimate=replace(largest, data=data, notes=notes, skeleton=None, tokenizer=None))
+
+
+def _stage_estimate(plan: Plan, calls: Calls, stage: StagePlan | None) -> Estimate:
+    request = EstimateRequest(plan, plan.load_request, calls=calls)
+    if stage is not None:
+        samples = read_examples(calls, stage.sources, SAMPLE_ROWS)
+        counted = count_rows(calls, stage.sources, COUNTED_ROWS)
+        rows = {} if counted is None else {stage.index: counted}
+        request = replace(request, samples={stage.index: samples}, rows=rows)
+    estimate: Estimate = calls.chain("tunekit_estimate", "estimate", Estimate(), request=request)
+    return estimate
+
+
+def _precision(calls: Calls, machine: Machine, found: Configuration) -> Precision:
+    try:
+        precision: Precision = calls.for_run().own("tunekit_precision", machine=machine)
+        return precision
+    except ProblemsError as error:
+        found.problems.extend(error.problems)
+        _stop(found)
+        raise AssertionError("problems stop the plan") from error
+
+
+def _stop(found: Configuration) -> None:
+    if found.problems:
+        unique: list[Problem] = list(dict.fromkeys(found.problems))
+        raise PlanError(unique) from found.cause
+
+
+def _versions(plugins: list[PlannedPlugin]) -> dict[str, str]:
+    versions = {planned.distribution: planned.version for planned in plugins}
+    for name in ("tunekit-core", *LIBRARIES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,252 @@
+"""Build a Recipe from plain data or from Python objects; everything wrong is gathered, then said at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..catalog import Catalog
+from ..errors import Problem, RecipeError, nearest
+from ..plugin import Plugin
+from ..values import Source
+from .model import Origin, Recipe, SourceOptions, Stage, Use, leaves
+from .overrides import apply_overrides_
+from .reading import read_file
+from .validation import validate
+
+KEYS = ("model", "data", "use", "stages", "output", "seed")
+STAGE_KEYS = ("data", "use")
+
+
+def from_file(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file with overrides over it. Paths not found from here are looked up beside the file."""
+    return from_mapping(read_file(path), overrides, beside=Path(path).parent)
+
+
+def from_mapping(mapping: Mapping[str, Any], overrides: Iterable[str] = (), beside: Path | None = None) -> Recipe:
+    """Build a recipe from plain data. RecipeError tells every unknown key and wrong type with its key path."""
+    problems: list[Problem] = []
+    long = _long_form(mapping, problems)
+    origins: dict[str, Origin] = {path: "file" for path, _ in leaves(long)}
+    overridden = apply_overrides_(long, overrides)
+    if overridden:
+        long = _long_form(long, [])
+        origins = {path: origins.get(path, "override") for path, _ in leaves(long)}
+        for path in list(origins):
+            if any(path == key or path.startswith(key + ".") for key in overridden):
+                origins[path] = "override"
+    recipe = _build(long, origins, problems, beside)
+    if problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def from_code(
+    model: str,
+    data: Any = None,
+    use: Sequence[Plugin[Any] | str] | Mapping[str, Any] = (),
+    stages: Sequence[Plugin[Any] | str | Mapping[str, Any]] = (),
+    output: str | Path | None = None,
+    seed: int = 0,
+    catalog: Catalog | None = None,
+) -> Recipe:
+    """Build a recipe from Python: plugin objects, names, or the same plain data as a file."""
+    catalog = catalog or Catalog.discover()
+    problems: list[Problem] = []
+    sources = _sources(_long_data(data, "data", problems), "data", problems, None)
+    uses = _uses_from_code(use, "use", catalog, problems)
+    built = tuple(_stage_from_code(stage, index, catalog, problems) for index, stage in enumerate(_as_list(stages)))
+    if problems:
+        raise RecipeError(problems)
+    recipe = Recipe(str(model), sources, uses, built, None if output is None else str(output), seed)
+    origins: dict[str, Origin] = {path: "code" for path, _ in leaves(recipe.to_mapping())}
+    return Recipe(recipe.model, sources, uses, built, recipe.output, seed, origins)
+
+
+def _long_form(mapping: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """Spell out the short forms: a data path alone, a plugin or stage without options."""
+    long: dict[str, Any] = {key: copy.deepcopy(value) for key, value in mapping.items()}
+    long["data"] = _long_data(long.get("data"), "data", problems)
+    long["use"] = _long_uses(long.get("use"), "use", problems)
+    long["stages"] = [
+        _long_stage(stage, f"stages.{n}", problems) for n, stage in enumerate(_as_list(long.get("stages")))
+    ]
+    return long
+
+
+def _long_data(data: Any, key: str, problems: list[Problem]) -> list[dict[str, Any]]:
+    if _is_rows(data):
+        return [{"rows": list(data)}]
+    result: list[dict[str, Any]] = []
+    for index, item in enumerate(_as_list(data)):
+        if isinstance(item, (str, Path)):
+            result.append({"path": str(item)})
+        elif isinstance(item, Mapping):
+            result.append(dict(item))
+        elif _is_rows(item):
+            result.append({"rows": list(item)})
+        else:
+            problems.append(
+                Problem(f"{key}.{index}", f"{item!r} is no data source", "give a path, or a mapping with `path`")
+            )
+    return result
+
+
+def _long_uses(use: Any, key: str, problems: list[Problem]) -> dict[str, Any]:
+    if use is None:
+        return {}
+    if isinstance(use, Mapping):
+        return {str(name): {} if options is None else options for name, options in use.items()}
+    problems.append(
+        Problem(key, f"is a {type(use).__name__}, not a mapping of plugins", "write `use: {lora: {rank: 8}}`")
+    )
+    return {}
+
+
+def _long_stage(stage: Any, key: str, problems: list[Problem]) -> dict[str, Any]:
+    if isinstance(stage, str):
+        return {stage: {}}
+    if isinstance(stage, Mapping) and len(stage) == 1:
+        ((name, options),) = stage.items()
+        return {str(name): {} if options is None else options}
+    problems.append(Problem(key, f"{stage!r} is not one stage", "write `- sft: {epochs: 1}`, one name to an item"))
+    return {}
+
+
+def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Problem], beside: Path | None) -> Recipe:
+    _unknown(long, KEYS, "", problems)
+    model = _text(long, "model", problems, required="name a hub id, a folder, or pkg:<python package>")
+    output = _text(long, "output", problems)
+    seed = long.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        problems.append(Problem("seed", f"is {seed!r}, not a whole number of 0 or more", "write `seed: 0`"))
+    stages = [_stage(stage, index, problems, beside) for index, stage in enumerate(long["stages"]) if stage]
+    return Recipe(
+        model=_beside(model or "", beside),
+        data=_sources(long["data"], "data", problems, beside),
+        use=_uses(long["use"], "use", problems),
+        stages=tuple(stages),
+        output=output,
+        seed=seed,
+        origins=origins,
+    )
+
+
+def _stage(stage: dict[str, Any], index: int, problems: list[Problem], beside: Path | None) -> Stage:
+    ((name, options),) = stage.items()
+    key = f"stages.{index}.{name}"
+    if not isinstance(options, Mapping):
+        problems.append(Problem(key, f"is {options!r}, not a mapping of options", f"write `- {name}: {{epochs: 1}}`"))
+        options = {}
+    own = {option: value for option, value in options.items() if option not in STAGE_KEYS}
+    data = None
+    if options.get("data") is not None:
+        data = _sources(_long_data(options["data"], f"{key}.data", problems), f"{key}.data", problems, beside)
+    use = _uses(_long_uses(options.get("use"), f"{key}.use", problems), f"{key}.use", problems)
+    return Stage(name, own, key, data, use)
+
+
+def _uses(use: Mapping[str, Any], key: str, problems: list[Problem]) -> tuple[Use, ...]:
+    found = []
+    for name, options in use.items():
+        if isinstance(options, Mapping):
+            found.append(Use(name, dict(options), f"{key}.{name}"))
+        else:
+            problems.append(
+                Problem(f"{key}.{name}", f"is {options!r}, not a mapping of options", f"write `{name}: {{}}`")
+            )
+    return tuple(found)
+
+
+def _sources(items: list[dict[str, Any]], key: str, problems: list[Problem], beside: Path | None) -> tuple[Source, ...]:
+    sources = []
+    for index, item in enumerate(items):
+        where = key if len(items) == 1 else f"{key}.{index}"
+        rows = item.pop("rows", None) if "path" not in item else None
+        options = validate(SourceOptions, {"path": "", **item} if rows is not None else item, where, problems)
+        if options is not None:
+            path = None if rows is not None else _beside(options.path, beside)
+            named = options.model_dump(exclude={"path"})
+            sources.append(Source(path=path, rows=None if rows is None else tuple(rows), key=where, **named))
+    return tuple(sources)
+
+
+def _uses_from_code(use: Any, key: str, catalog: Catalog, problems: list[Problem]) -> tuple[Use, ...]:
+    if isinstance(use, Mapping):
+        return _uses(_long_uses(use, key, problems), key, problems)
+    found = []
+    for index, item in enumerate(_as_list(use)):
+        if isinstance(item, str):
+            found.append(Use(item, {}, f"{key}.{item}"))
+        elif isinstance(item, Plugin):
+            name = plugin_name(item, catalog)
+            found.append(Use(name, _options(item), f"{key}.{name}", item))
+        else:
+            problems.append(
+                Problem(f"{key}.{index}", f"{item!r} is no plugin", "give Lora(rank=8), or the name 'lora'")
+            )
+    twice = {item.name for item in found if [other.name for other in found].count(item.name) > 1}
+    problems.extend(Problem(f"{key}.{name}", "is given twice", "keep one of the two") for name in sorted(twice))
+    return tuple(found)
+
+
+def _stage_from_code(stage: Any, index: int, catalog: Catalog, problems: list[Problem]) -> Stage:
+    if isinstance(stage, Plugin):
+        name = plugin_name(stage, catalog)
+        return Stage(name, _options(stage), f"stages.{index}.{name}", plugin=stage)
+    long = _long_stage(stage, f"stages.{index}", problems)
+    return _stage(long, index, problems, None) if long else Stage("", {}, f"stages.{index}")
+
+
+def plugin_name(plugin: Plugin[Any], catalog: Catalog) -> str:
+    """The name a plugin object is installed under, or its class name in lower case where no distribution lists it."""
+    entry = catalog.entry_of(type(plugin))
+    return entry.name if entry else type(plugin).__name__.lower()
+
+
+def _options(plugin: Plugin[Any]) -> dict[str, Any]:
+    return dict(plugin.config.model_dump(mode="json", exclude_unset=True))
+
+
+def _text(mapping: Mapping[str, Any], key: str, problems: list[Problem], required: str = "") -> str | None:
+    value = mapping.get(key)
+    if value is None and required:
+        problems.append(Problem(key, "is missing", required))
+    elif value is not None and not isinstance(value, (str, Path)):
+        problems.append(Problem(key, f"is {value!r}, not text", "put it in quotes"))
+        return None
+    return None if value is None else str(value)
+
+
+def _unknown(mapping: Mapping[str, Any], known: Sequence[str], key: str, problems: list[Problem]) -> None:
+    for name in mapping:
+        if name not in known:
+            close = nearest(str(name), known)
+            remedy = f"did you mean {close!r}?" if close else f"the keys are {', '.join(known)}"
+            problems.append(Problem(f"{key}{name}", "is no key of a recipe", remedy))
+
+
+def _beside(path: str, folder: Path | None) -> str:
+    """A relative path that is not found from here but exists beside the recipe file is meant from there."""
+    if folder is None or not path or Path(path).exists() or not (folder / path).exists():
+        return path
+    return str(folder / path)
+
+
+def _is_rows(value: Any) -> bool:
+    """Whether this is data rather than the name of some: a list of rows, or an object such as a `datasets.Dataset`."""
+    if isinstance(value, (str, Path, Mapping)) or value is None:
+        return False
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(
+            isinstance(item, Mapping) and "path" not in item and "rows" not in item for item in value
+        )
+    return hasattr(value, "__iter__")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,72 @@
+"""The JSON Schema of a recipe with everything installed, so that editors complete and check recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from ..catalog import Catalog, hooks_of
+from ..plugin import Plugin
+from .model import SourceOptions
+
+STAGE_HOOK = "tunekit_train_stage"
+
+
+def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
+    """Write the schema of recipes over all available plugins; broken and disabled ones are left out."""
+    catalog = catalog or Catalog.discover()
+    plugins = {row.name: catalog.load(row.name) for row in catalog.listing() if row.status == "available"}
+    stages = {name: plugin for name, plugin in plugins.items() if STAGE_HOOK in hooks_of(plugin)}
+    techniques = {name: plugin for name, plugin in plugins.items() if name not in stages}
+    models: list[Any] = [(plugin.config_type(), "validation") for plugin in plugins.values()]
+    references, definitions = models_json_schema([*dict.fromkeys(models), (SourceOptions, "validation")])
+    reference = {model: value for (model, _), value in references.items()}
+    use = _options({name: _option(plugin, reference) for name, plugin in sorted(techniques.items())})
+    data = _data(reference[SourceOptions])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tunekit recipe",
+        **_options(
+            {
+                "model": {"type": "string", "description": "hub id, folder, GGUF file, or pkg:<python package>"},
+                "data": data,
+                "use": {**use, "description": "plugins and their options"},
+                "stages": _stages(stages, reference, definitions["$defs"], use, data),
+                "output": {"type": "string", "description": "folder of the run"},
+                "seed": {"type": "integer", "minimum": 0, "default": 0, "description": "seed of everything random"},
+            }
+        ),
+        "required": ["model", "stages"],
+        "$defs": definitions["$defs"],
+    }
+
+
+def _options(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _option(plugin: type[Plugin[Any]], reference: dict[Any, Any]) -> dict[str, Any]:
+    summary = (plugin.__doc__ or "").strip().partition("\n")[0]
+    return {"anyOf": [reference[plugin.config_type()], {"type": "null"}], "description": summary}
+
+
+def _data(source: Any) -> dict[str, Any]:
+    one = {"anyOf": [{"type": "string"}, source]}
+    return {"anyOf": [*one["anyOf"], {"type": "array", "items": one}], "description": "data sources"}
+
+
+def _stages(
+    stages: dict[str, type[Plugin[Any]]],
+    reference: dict[Any, Any],
+    definitions: dict[str, Any],
+    use: dict[str, Any],
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    """A stage takes the options of its plugin and, beside them, its own data and plugins."""
+    shapes: list[dict[str, Any]] = [{"enum": sorted(stages)}] if stages else []
+    for name, plugin in sorted(stages.items()):
+        definition = definitions[reference[plugin.config_type()]["$ref"].rpartition("/")[2]]
+        shape = _options({**definition["properties"], "data": data, "use": use})
+        shapes.append({**_options({name: {"anyOf": [shape, {"type": "null"}]}}), "required": [name]})
+    return {"type": "array", "items": {"anyOf": shapes}, "minItems": 1, "description": "what to train, in order"}

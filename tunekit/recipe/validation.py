@@ -1,0 +1,59 @@
+"""Turn plain options into a typed config; pydantic's errors become problems with their key path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ..errors import Problem, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], options: Mapping[str, Any], key: str, problems: list[Problem]) -> Model | None:
+    """Make a config from options. What is wrong is added to `problems`, each with its full key path."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        problems.extend(explain(error, model, key))
+        return None
+
+
+def explain(error: ValidationError, model: type[BaseModel], key: str) -> Iterator[Problem]:
+    """The problems in a pydantic error, in the user's words."""
+    for detail in error.errors(include_url=False):
+        path = [str(part) for part in detail["loc"] if not _is_union_tag(part, model)]
+        where = ".".join([key, *path]) if key else ".".join(path)
+        yield _problem(detail, where, model, path)
+
+
+def _problem(detail: ErrorDetails, where: str, model: type[BaseModel], path: list[str]) -> Problem:
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(model, path[:-1])
+        close = nearest(path[-1], known)
+        remedy = f"did you mean {close!r}?" if close else f"the options are {', '.join(known) or 'none'}"
+        return Problem(where, "is not an option", remedy)
+    if detail["type"] == "missing":
+        return Problem(where, "is missing", "it has no default")
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return Problem(where, f"is {detail['input']!r}: {message}")
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The option names of the config group at `path`."""
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = getattr(field, "annotation", None)
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _is_union_tag(part: Any, model: type[BaseModel]) -> bool:
+    """Pydantic puts the branch of a union into the location; users do not write it."""
+    return isinstance(part, str) and part not in model.model_fields and not part.isidentifier()

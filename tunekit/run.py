@@ -1,0 +1,83 @@
+"""A model to talk to, and a finished run with its record and its numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .record import Record
+from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
+
+
+class Talk:
+    """A loaded model that answers."""
+
+    def __init__(self, bundle: ModelBundle, context: Context) -> None:
+        self.bundle = bundle
+        self._context = context
+        self._backend: Backend | None = None
+
+    @property
+    def backend(self) -> Backend:
+        """What answers; made at first use."""
+        if self._backend is None:
+            self._backend = self._context.calls.own("tunekit_infer_backend", bundle=self.bundle, context=self._context)
+        assert self._backend is not None
+        return self._backend
+
+    def chat(self, prompt: str | Sequence[Message], **settings: Any) -> str:
+        """Answer one question or conversation. `settings` are those of GenerationSettings."""
+        return self.ask([prompt], **settings)[0].text
+
+    def ask(self, prompts: Sequence[str | Sequence[Message]], **settings: Any) -> list[Answer]:
+        """Answer many questions or conversations in one batch, in their order."""
+        return self.backend.generate([as_conversation(prompt) for prompt in prompts], GenerationSettings(**settings))
+
+    def stream(self, prompt: str | Sequence[Message], **settings: Any) -> Iterator[str]:
+        """Answer piece by piece."""
+        return self.backend.stream(as_conversation(prompt), GenerationSettings(**settings))
+
+    def perplexity(self, texts: Sequence[str]) -> float:
+        """Perplexity over all predicted tokens of the texts: exp of the mean negative log-likelihood per token."""
+        scores = self.backend.score(texts)
+        return math.exp(-sum(score.log_likelihood for score in scores) / sum(score.tokens for score in scores))
+
+
+class Run(Talk):
+    """What a run left: `record`, `metrics`, `adapter`, and the trained model to talk to."""
+
+    def __init__(self, plan: Plan, record: Record, bundle: ModelBundle, context: Context) -> None:
+        super().__init__(replace(bundle, saved_adapter=record.artefact("adapter")), context)
+        self.plan = plan
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.record.state['status']})"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.record.folder
+
+    @property
+    def adapter(self) -> Path | None:
+        """The folder of the trained adapter, in PEFT's format; None where whole weights were trained."""
+        return self.record.artefact("adapter")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All metric lines of the run, oldest first."""
+        return self.record.metrics
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        """The closing metrics of each stage by its name."""
+        return {stage["name"]: stage["metrics"] for stage in self.record.finished_stages()}
+
+
+def as_conversation(prompt: str | Sequence[Message]) -> Prompt:
+    """A question as a conversation of one turn."""
+    return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)

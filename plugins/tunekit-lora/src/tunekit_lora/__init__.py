@@ -1,0 +1,78 @@
+"""Low-rank adapters: the base stays frozen, each chosen layer learns an update of small rank."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from tunekit.hooks import hookimpl
+from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Context, Estimate, EstimateRequest, ModelBundle
+
+from .hooks import LoraHooks
+
+__all__ = ["Lora", "LoraConfig", "LoraHooks"]
+
+
+class LoraConfig(PluginConfig):
+    """The options of LoRA."""
+
+    targets: str | tuple[str, ...] = Field(
+        "all-linear",
+        description="which layers get an adapter: all-linear (every linear layer but the head), a list of names, or a "
+        "regular expression over the whole names of linear layers",
+    )
+    rank: int = Field(8, ge=1, description="rank of the update, at most the smaller side of each layer")
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        description="the update is scaled by alpha/rank (rslora: alpha/sqrt(rank)); default 2*rank, with rslora 16",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update while training, 0 to 1")
+    rslora: bool = Field(False, description="scale by alpha/sqrt(rank), which keeps large ranks learning")
+    modules_to_save: tuple[str, ...] = Field((), description="names of modules trained whole, saved with the adapter")
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_can_be_read(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not targets:
+            raise ValueError("names no layer; write all-linear, a list of names or a regular expression")
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(
+                    f"{targets!r} is no regular expression ({error}); write [{targets}] for a name"
+                ) from None
+        return targets
+
+    @property
+    def scale_numerator(self) -> float:
+        """The alpha in use: what was asked, else one that keeps the scale the same as the rank changes."""
+        if self.alpha is not None:
+            return self.alpha
+        return 16.0 if self.rslora else 2.0 * self.rank
+
+
+class Lora(Plugin[LoraConfig]):
+    """Low-rank adapters through PEFT (LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685)."""
+
+    provides = frozenset({"adapter", "adapter.lora"})
+    hookspecs = (LoraHooks,)
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Wrap the skeleton as the run will wrap the model, and count what trains."""
+        from .adapter import estimate_adapter
+
+        return estimate_adapter(self.config, request, estimate)
+
+    @hookimpl
+    def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
+        """Put a fresh adapter on the model, or the saved one where the bundle names it."""
+        from .adapter import attach, reopen
+
+        model: Any = reopen(bundle) if bundle.saved_adapter else attach(self.config, bundle, context)
+        return bundle.with_model(model, adapter="lora")

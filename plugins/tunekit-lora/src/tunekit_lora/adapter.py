@@ -1,0 +1,107 @@
+"""Putting low-rank adapters on a model with PEFT: fresh, saved, and on the meta device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tunekit.values import BYTES, Calls, Context, Estimate, EstimateRequest, ModelBundle
+
+from . import LoraConfig
+from .targets import choose_targets, is_named, shorten, tied_embeddings
+
+if TYPE_CHECKING:
+    import peft
+
+
+def peft_config(config: LoraConfig, model: Any, calls: Calls) -> peft.LoraConfig:
+    """Translate the options for this model and let every planned plugin change the result."""
+    import peft
+
+    chosen = choose_targets(model, config)
+    saves = list(config.modules_to_save)
+    return calls.chain(  # type: ignore[no-any-return]
+        "tunekit_lora_config",
+        "config",
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.rank,
+            lora_alpha=config.scale_numerator,  # type: ignore[arg-type]
+            lora_dropout=config.dropout,
+            use_rslora=config.rslora,
+            target_modules=shorten(model, chosen),
+            modules_to_save=saves or None,
+            ensure_weight_tying=any(is_named(end, saved) for end in tied_embeddings(model) for saved in saves),
+        ),
+    )
+
+
+def attach(config: LoraConfig, bundle: ModelBundle, context: Context) -> Any:
+    """Put a fresh adapter on the model: the same for the same seed, whatever drew random numbers before."""
+    import peft
+    import torch
+
+    with torch.random.fork_rng(), _peft_reading_old_names():
+        torch.manual_seed(context.seed)
+        model = peft.get_peft_model(bundle.model, peft_config(config, bundle.model, context.calls))
+    cast_trainable_(model, bundle.precision.trainable)
+    return model
+
+
+def reopen(bundle: ModelBundle) -> Any:
+    """Load a trained adapter for answering: frozen, in evaluation mode, with the numbers that were saved."""
+    import peft
+
+    assert bundle.saved_adapter is not None
+    with _peft_reading_old_names():
+        model = peft.PeftModel.from_pretrained(bundle.model, str(bundle.saved_adapter), is_trainable=True)
+    cast_trainable_(model, bundle.precision.trainable)
+    # Once more in the dtype it was trained in: PEFT loads modules_to_save in that of the base, which may hold less.
+    peft.set_peft_model_state_dict(model, peft.utils.load_peft_weights(str(bundle.saved_adapter), device="cpu"))
+    return model.requires_grad_(False).eval()
+
+
+def estimate_adapter(config: LoraConfig, request: EstimateRequest, estimate: Estimate) -> Estimate:
+    """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
+    import peft
+
+    assert estimate.skeleton is not None, "the loader's estimate comes before the adapter's"
+    assert request.calls is not None, "an estimate of LoRA needs the calls, for the plugins that change its config"
+    settings = peft_config(config, estimate.skeleton, request.calls)
+    # Shapes do not depend on how an adapter is initialised, and some ways read weights, which a skeleton has not.
+    settings = replace(settings, init_lora_weights=True)
+    with _peft_reading_old_names():
+        skeleton = peft.get_peft_model(estimate.skeleton, settings, low_cpu_mem_usage=True)
+    cast_trainable_(skeleton, request.load.precision.trainable)
+    trainable = sum(parameter.numel() for parameter in skeleton.parameters() if parameter.requires_grad)
+    added = trainable * BYTES[request.load.precision.trainable]
+    return replace(
+        estimate,
+        skeleton=skeleton,
+        parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        trainable=trainable,
+        memory=estimate.with_memory(weights=estimate.memory.get("weights", 0) + added),
+    )
+
+
+def cast_trainable_(model: Any, dtype: str) -> None:
+    """Store every parameter that trains in `dtype`; frozen ones stay as they were loaded.
+
+    `peft.prepare_model_for_kbit_training` is not used: it also stores all frozen floating-point weights in fp32.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
+@contextmanager
+def _peft_reading_old_names() -> Iterator[None]:
+    """Keep from the user a warning about a name that PEFT reads from transformers, which no user can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+        yield

@@ -1,0 +1,124 @@
+"""Which layers of a model get a low-rank update."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from tunekit.errors import PlanError, Problem, nearest
+
+from . import LoraConfig
+
+_SIZES = (("out_features", "in_features"), ("nf", "nx"))
+_TABLE = ("num_embeddings", "embedding_dim")
+
+
+def choose_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Find the full names of the layers that `config.targets` means, in the order of the model.
+
+    Works on the meta device. PlanError naming all that does not fit: targets and modules to save that the model does
+    not have, each with the nearest names, and a rank above the smaller side of a layer.
+    """
+    linear = linear_layers(model)
+    known = {**linear, **{name: size for name, module in model.named_modules() if (size := _size(module, _TABLE))}}
+    problems: list[Problem] = []
+    if config.targets == "all-linear":
+        chosen = sorted(_body(model, linear), key=list(linear).index)
+    elif isinstance(config.targets, str):
+        chosen = [name for name in linear if re.fullmatch(config.targets, name)]
+    else:
+        chosen = [name for name in known if any(is_named(name, target) for target in config.targets)]
+        problems += _unmatched("targets", config.targets, known)
+    if not chosen and not problems:
+        problems.append(_nothing_matches(config.targets, linear))
+    problems += _unmatched("modules_to_save", config.modules_to_save, [name for name, _ in model.named_modules()])
+    problems += [_tied(name) for name in chosen if name in tied_embeddings(model)]
+    problems += _too_narrow(config.rank, {name: known[name] for name in chosen})
+    if problems:
+        raise PlanError(problems)
+    return chosen
+
+
+def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
+    """Name every linear layer with its size (out, in), whatever its weights are stored as.
+
+    By attributes rather than by class: quantised layers of most libraries are no subclass of `torch.nn.Linear`.
+    """
+    found = ((name, _size(module, pair)) for name, module in model.named_modules() for pair in _SIZES)
+    return {name: size for name, size in found if size and name}
+
+
+def tied_embeddings(model: Any) -> set[str]:
+    """Name embedding and head where they are one matrix; nothing where they are two."""
+    if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return set()
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {name for name, module in model.named_modules() if any(module is one for one in both)}
+
+
+def shorten(model: Any, chosen: Iterable[str]) -> list[str]:
+    """Write the chosen names as last parts (`q_proj`) where those mean exactly the same layers, else in full."""
+    names = set(chosen)
+    last = {name.rpartition(".")[2] for name in names}
+    meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last if meant == names else names)
+
+
+def _size(module: Any, attributes: tuple[str, str]) -> tuple[int, int] | None:
+    values = [getattr(module, attribute, None) for attribute in attributes]
+    return (values[0], values[1]) if all(isinstance(value, int) for value in values) else None  # type: ignore[return-value]
+
+
+def _body(model: Any, linear: Iterable[str]) -> set[str]:
+    """The linear layers inside the transformer body, so that heads of every kind are left out."""
+    prefix = getattr(model, "base_model_prefix", "")
+    if prefix and hasattr(model, prefix):
+        return {name for name in linear if name.startswith(f"{prefix}.")}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return {name for name in linear if model.get_submodule(name) is not head}
+
+
+def is_named(name: str, target: str) -> bool:
+    """Whether `target` is this full name or its last parts."""
+    return name == target or name.endswith(f".{target}")
+
+
+def _unmatched(option: str, wanted: Iterable[str], known: Iterable[str]) -> list[Problem]:
+    names = list(known)
+    return [
+        Problem(f"use.lora.{option}", f"the model has no layer named {target!r}", _suggest(target, names))
+        for target in wanted
+        if not any(is_named(name, target) for name in names)
+    ]
+
+
+def _tied(name: str) -> Problem:
+    message = f"{name} is one matrix with the other end of the model, and a low-rank update of it cannot be merged"
+    return Problem("use.lora.targets", message, "leave it out, or name it in modules_to_save to train all of it")
+
+
+def _nothing_matches(targets: str | tuple[str, ...], linear: Iterable[str]) -> Problem:
+    if targets == "all-linear":
+        return Problem("use.lora.targets", "the model has no linear layer besides its head", "name the layers to adapt")
+    assert isinstance(targets, str), "a name that matches nothing is reported by itself"
+    last = sorted({name.rpartition(".")[2] for name in linear})
+    remedy = f"write [{targets}] to name layers" if targets in last else _suggest(targets, linear)
+    message = f"no linear layer's whole name matches the regular expression {targets!r}"
+    return Problem("use.lora.targets", message, remedy)
+
+
+def _suggest(target: str, names: Iterable[str]) -> str:
+    full = list(names)
+    last = sorted({name.rpartition(".")[2] for name in full if name})
+    close = nearest(target, last) or nearest(target, full)
+    return f"did you mean {close!r}?" if close else f"it has {', '.join(last)}"
+
+
+def _too_narrow(rank: int, sizes: dict[str, tuple[int, int]]) -> list[Problem]:
+    narrow = {name: size for name, size in sizes.items() if min(size) < rank}
+    if not narrow:
+        return []
+    name, (rows, columns) = min(narrow.items(), key=lambda item: min(item[1]))
+    fits = min(rows, columns)
+    return [Problem("", f"use.lora.rank is {rank}, but {name} is {rows} x {columns}", f"choose {fits} or less")]

@@ -123,10 +123,9 @@ class Calls:
         for name in dir(type(planned.plugin)):
             options = getattr(getattr(type(planned.plugin), name, None), "tunekit_impl", None)
             if options and (options["wrapper"] or options["hookwrapper"]):
-                raise PlanError(
-                    [Problem(planned.key, f"{planned.name} wraps {name}, and wrappers change other plugins' calls unseen",
-                             "implement the hook without wrapper=True")]
-                )  # fmt: skip
+                remedy = "implement the hook without wrapper=True"
+                message = f"{planned.name} wraps {name}, and a wrapper changes other plugins' calls unseen"
+                raise PlanError([Problem(planned.key, message, remedy)])
             if options and not hasattr(getattr(self._manager.hook, name, None), "spec"):
                 close = nearest(name, (known for known in vars(self._manager.hook) if known.startswith("tunekit")))
                 remedy = f"did you mean {close}?" if close else "the plugin that publishes it is not part of this run"

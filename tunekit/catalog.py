@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BrokenPluginError, DuplicatePluginError, TunekitError, UnknownPluginError
-from .plugin import Plugin
+
+if TYPE_CHECKING:
+    from .plugin import Plugin
 
 PLUGINS = "tunekit"
 """The entry point group of plugins."""
@@ -89,6 +91,8 @@ class Catalog:
 
     def load(self, name: str) -> type[Plugin[Any]]:
         """Import the plugin class of this name; BrokenPluginError, with its cause chained, where that fails."""
+        from .plugin import Plugin
+
         entry = self.entry(name)
         try:
             loaded = entry.point.load()
@@ -100,7 +104,7 @@ class Catalog:
             ) from cause
         if not (isinstance(loaded, type) and issubclass(loaded, Plugin)):
             raise BrokenPluginError(
-                f"plugin {name!r} ({entry.distribution} {entry.version}) is {loaded!r}, not a subclass of tunekit.Plugin",
+                f"plugin {name!r} ({entry.distribution} {entry.version}) is {loaded!r}, no subclass of tunekit.Plugin",
                 "point its entry at the plugin class",
             )
         return loaded

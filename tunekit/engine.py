@@ -39,7 +39,9 @@ def resume(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> 
     """Go on with the run in `folder`: finished stages are kept, the next goes on from its newest checkpoint."""
     record = Record.open(folder)
     if _essence(record.recipe) != _essence(plan.recipe):
-        raise RunFolderError(f"{folder} holds a run of another recipe", "resume it with its own, or choose another folder")
+        raise RunFolderError(
+            f"{folder} holds a run of another recipe", "resume it with its own, or choose another folder"
+        )
     record.set_status("running")
     return _Engine(plan, record, watchers).run()
 

@@ -1,10 +1,10 @@
 """Every hook of tunekit on one page, in the order a run calls them.
 
-Three kinds. *own*: exactly one plugin answers, chosen by the planner. *chain*: all planned plugins answer in plan order,
-each given what the one before returned. *watch*: observers, whose failure becomes a warning in the record.
+Three kinds. *own*: exactly one plugin answers, chosen by the planner. *chain*: all planned plugins answer in plan
+order, each given what the one before returned. *watch*: observers, whose failure becomes a warning in the record.
 
-Nobody calls `pm.hook.x()`: `tunekit.calls` calls one hook on one plugin at a time. An implementation takes the arguments
-it needs, by name, and leaves the others out.
+Nobody calls `pm.hook.x()`: `tunekit.calls` calls one hook on one plugin at a time. An implementation takes the
+arguments it needs, by name, and leaves the others out.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class HookSpecs:
         Kind: own per source: the format named in the recipe, else the one that recognises the columns.
         When: for each source, at plan time for a sample and at run time for all.
         Changes: nothing.
-        Returns: for each row in order an Example, or a BadRow with a reason and a remedy; None where the columns are not
-            of this shape. It decides by the columns, and by the first row where those are ambiguous.
+        Returns: for each row in order an Example, or a BadRow with a reason and a remedy; None where the columns are
+            not of this shape. It decides by the columns, and by the first row where those are ambiguous.
         Raises: nothing for a bad row; rows are never left out silently.
         Example: alpaca rows (`instruction, input, output`) become conversations.
         """

@@ -78,6 +78,15 @@ class Run(Talk):
         return {stage["name"]: stage["metrics"] for stage in self.record.finished_stages()}
 
 
+def next_folder(folder: str | Path) -> Path:
+    """The folder itself where nothing is there yet, else the first free `folder-2`, `folder-3`, ..."""
+    path, number = Path(folder), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{folder}-{number}")
+    return path
+
+
 def as_conversation(prompt: str | Sequence[Message]) -> Prompt:
     """A question as a conversation of one turn."""
     return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from . import chat, demo, new, plan, plugins, resume, schema, train
-
-if TYPE_CHECKING:
-    from typer._click import Command, Context
+from . import chat, demo, plan, plugins, resume, schema, train
 
 HELP = "Fine-tune language models from plugins. Plan, then run."
 
@@ -27,7 +24,7 @@ class _Program(TyperGroup):
 
 
 app = typer.Typer(cls=_Program, help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-for module in (demo, plan, train, resume, chat, plugins, schema, new):
+for module in (demo, plan, train, resume, chat, plugins, schema):
     module.add_to(app)
 
 
@@ -50,7 +47,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0 well, 1 failed, 2 the user's mistake, 3 diverged, 130 stopped."""
+    """Run one command line; the exit code is 0 well, 1 failed, 2 the user's mistake, 3 diverged, 130 stopped."""
     from ..errors import TunekitError
 
     try:
@@ -69,7 +66,9 @@ def run(arguments: list[str]) -> int:
             return int(error.exit_code)
         if "--debug" in arguments:
             raise
-        _complain(f"{type(error).__name__}: {error}\nthis looks like a mistake in tunekit or a plugin; --debug shows where")
+        _complain(
+            f"{type(error).__name__}: {error}\nthis looks like a mistake in tunekit or a plugin; --debug shows where"
+        )
         return 1
     return result if isinstance(result, int) else 0
 
@@ -85,7 +84,7 @@ def _complain(message: str) -> None:
 def _added() -> list[str]:
     from ..catalog import COMMANDS, Catalog
 
-    return [name for name in Catalog.discover(group=COMMANDS).names]
+    return list(Catalog.discover(group=COMMANDS).names)
 
 
 def _command_of_plugin(name: str) -> Any:

@@ -12,7 +12,7 @@ import typer
 from .console import Json, console, print_json
 
 if TYPE_CHECKING:
-    from ..run import Run
+    from ..run import Talk
     from ..values import Message
 
 
@@ -32,14 +32,14 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a model. Lines of standard input are asked one after the other where it is not a terminal."""
-    run = _open(what)
+    model = _open(what)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
 
     def answer(history: list[Message]) -> str:
         if json:
-            return run.chat(history, **settings)
+            return model.chat(history, **settings)
         pieces = []
-        for piece in run.stream(history, **settings):
+        for piece in model.stream(history, **settings):
             sys.stdout.write(piece)
             sys.stdout.flush()
             pieces.append(piece)
@@ -55,7 +55,7 @@ def chat(
         _converse(answer, system)
 
 
-def _open(what: str) -> Run:
+def _open(what: str) -> Talk:
     from ..pipeline import open_model, open_run
 
     if (Path(what) / "run.json").exists():

@@ -44,7 +44,9 @@ def show_outcome(screen: Console, run: Run) -> None:
     from ..display import Section, size, terminal
 
     state = run.record.state
-    rows = [(stage["name"], name, f"{value:.5g}") for stage in state["stages"] for name, value in stage["metrics"].items()]
+    rows = [
+        (stage["name"], name, f"{value:.5g}") for stage in state["stages"] for name, value in stage["metrics"].items()
+    ]
     screen.print(terminal([Section("Results", ("stage", "metric", "value"), tuple(rows))]))
     memory = state.get("memory")
     if memory:

@@ -6,8 +6,7 @@ where a second rendering, with the answer's content replaced by a private charac
 The special token that follows (`<|im_end|>`, `<|eot_id|>`, `</s>`) is trained with it: it is what ends an answer.
 A template with `{% generation %}` marks its answers itself.
 
-Special tokens inside a message stay plain text, so that no message can forge a turn: their text is fenced by private
-characters while rendering and tokenised without special tokens. The ids are those of
+Special tokens inside a message stay plain text, so that no message can forge a turn (`fences`). The ids are those of
 `tokenizer.apply_chat_template(messages, sanitize_control_tokens=True)`, which for messages without special tokens are
 those of `tokenizer.apply_chat_template(messages)`.
 """
@@ -18,13 +17,15 @@ import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
 from tunekit.errors import DataError, Problem
 from tunekit.values import BadRow, Example, Message
+
+from .fences import PROBE, Fences, Forged, Tokens, encode
 
 Supervise = Literal["assistant", "last", "all"]
 
@@ -33,9 +34,6 @@ BATCH = 256
 LISTED = 20
 """Unusable rows named one by one in an error; the others are counted by reason."""
 
-_OPEN, _CLOSE, _PROBE = "\U000f0010", "\U000f0011", "\U000f0012"
-_PRIVATE = re.compile(f"[{_OPEN}{_CLOSE}{_PROBE}]")
-_FENCED = re.compile(f"{_OPEN}(.*?){_CLOSE}|[{_OPEN}{_CLOSE}]", re.DOTALL)
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -103,9 +101,6 @@ class _Unusable(Exception):
         super().__init__(reason)
         self.reason, self.remedy = reason, remedy
 
-    def row(self, example: Example) -> BadRow:
-        return BadRow(example.row, example.where, self.reason, self.remedy)
-
 
 @dataclass(frozen=True, slots=True)
 class _Span:
@@ -117,14 +112,6 @@ class _Span:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Token ids and the characters of the text that each one covers."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
 class _Draft:
     """A rendered text; what lies outside the spans weighs `rest`. `tokens` is None until the text is tokenised."""
 
@@ -132,7 +119,7 @@ class _Draft:
     text: str
     spans: tuple[_Span, ...]
     rest: float
-    tokens: _Tokens | None = None
+    tokens: Tokens | None = None
 
 
 class _Renderer:
@@ -141,6 +128,7 @@ class _Renderer:
     def __init__(self, tokenizer: Any, supervise: Supervise) -> None:
         self.tokenizer = tokenizer
         self.supervise = supervise
+        self.fences = Fences(tokenizer)
 
     def render(self, examples: list[Example]) -> list[Sequence | BadRow]:
         drafts = [self._attempt(example) for example in examples]
@@ -150,23 +138,26 @@ class _Renderer:
     def _attempt(self, example: Example) -> _Draft | BadRow:
         try:
             return self._conversation(example) if example.text is None else _Draft(example, example.text, (), 1.0)
-        except _Unusable as reason:
-            return reason.row(example)
+        except _Unusable as unusable:
+            return BadRow(example.row, example.where, unusable.reason, unusable.remedy)
+        except Forged as forged:
+            return BadRow(example.row, example.where, str(forged), "remove it from the message")
 
     # Rendering: which characters are trained.
 
     def _conversation(self, example: Example) -> _Draft:
         self._require_template()
-        messages = tuple(map(self._fence, example.messages))
+        messages = tuple(replace(turn, content=self.fences.fence(turn.content)) for turn in example.messages)
         wanted = _weights(messages, self.supervise)
         text = self._template(messages)
         generated = self._generated(messages) if _GENERATION.search(self._template_source) else {}
+        rest = 1.0 if self.supervise == "all" else 0.0
         spans = (
             _Span(*(generated.get(index) or self._span(text, messages, index)), weight)
             for index, weight in wanted.items()
+            if weight != rest
         )
-        rest = 1.0 if self.supervise == "all" else 0.0
-        tokens = self._fenced(text) if _PRIVATE.search(text) else None
+        tokens = self.fences.encode(text) if self.fences.fenced(text) else None
         return _Draft(example, text, tuple(spans), rest, tokens)
 
     def _template(self, messages: tuple[Message, ...], prompt: bool = False) -> str:
@@ -205,16 +196,16 @@ class _Renderer:
 
     def _content(self, text: str, messages: tuple[Message, ...], index: int) -> tuple[int | None, int | None]:
         """Where the content of one message begins and ends, by rendering with a private character in its place."""
-        probed = Message(messages[index].role, _PROBE)
-        before, found, after = self._template((*messages[:index], probed, *messages[index + 1 :])).partition(_PROBE)
-        if not found or _PROBE in after:
+        probed = Message(messages[index].role, PROBE)
+        before, found, after = self._template((*messages[:index], probed, *messages[index + 1 :])).partition(PROBE)
+        if not found or PROBE in after:
             return None, None
         start = len(before) if text.startswith(before) else None
         return start, len(text) - len(after) if text.endswith(after) else None
 
     def _closed(self, text: str, messages: tuple[Message, ...], index: int, end: int | None) -> int | None:
         """Move the end of a turn behind its end-of-turn token, or behind what a template without one writes there."""
-        if end is not None and (token := self._ending.match(text, end)):
+        if end is not None and (token := self.fences.ending.match(text, end)):
             return token.end()
         turn = self._starts(text, messages[: index + 1], prompt=False)
         return end if turn is None else turn
@@ -224,12 +215,13 @@ class _Renderer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        (text,), (marked,) = render_jinja_template(
+        rendered: Any = render_jinja_template(
             [turns],
             chat_template=self._template_source,
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
         )
+        (text,), (marked,) = rendered
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         if len(marked) != len(answers):
             raise _Unusable(
@@ -237,39 +229,14 @@ class _Renderer:
                 "correct {% generation %} in the template, or leave the row out",
             )
         return {
-            index: (start, token.end() if (token := self._ending.match(text, end)) else end)
+            index: (start, token.end() if (token := self.fences.ending.match(text, end)) else end)
             for index, (start, end) in zip(answers, marked, strict=True)
         }
-
-    # Special tokens: what a template writes is a token, what a message says is text.
 
     @cached_property
     def _template_source(self) -> str:
         source: str = self.tokenizer.get_chat_template()
         return source
-
-    @cached_property
-    def _special(self) -> dict[int, str]:
-        added = self.tokenizer.added_tokens_decoder
-        return {number: token.content for number, token in added.items() if token.special}
-
-    @cached_property
-    def _special_text(self) -> re.Pattern[str]:
-        longest_first = sorted(self._special.values(), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-
-    @cached_property
-    def _ending(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*(?:{self._special_text.pattern})")
-
-    def _fence(self, message: Message) -> Message:
-        if _PRIVATE.search(message.content):
-            raise _Unusable(
-                "a message contains a character from U+F0010 to U+F0012, which tunekit uses itself while rendering",
-                "remove it",
-            )
-        fenced = self._special_text.sub(rf"{_OPEN}\g<0>{_CLOSE}", message.content)
-        return Message(message.role, fenced, message.weight)
 
     def _require_template(self) -> None:
         if not self.tokenizer.chat_template:
@@ -279,70 +246,25 @@ class _Renderer:
 
     # Tokenising.
 
-    def _tokenise(self, drafts: list[_Draft]) -> Iterator[_Tokens]:
+    def _tokenise(self, drafts: list[_Draft]) -> Iterator[Tokens]:
         waiting = [draft for draft in drafts if draft.tokens is None]
-        chats = iter(self._encode([draft.text for draft in waiting if draft.example.text is None]))
+        chats = iter(encode(self.tokenizer, [draft.text for draft in waiting if draft.example.text is None]))
         documents = iter(self._documents([draft.text for draft in waiting if draft.example.text is not None]))
         for draft in drafts:
             yield draft.tokens or next(chats if draft.example.text is None else documents)
 
-    def _encode(self, texts: list[str], **options: Any) -> list[_Tokens]:
-        if not texts:
-            return []
-        out = self.tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False,
-            **options,
-        )
-        return [_Tokens(ids, offsets) for ids, offsets in zip(out["input_ids"], out["offset_mapping"], strict=True)]
-
-    def _documents(self, texts: list[str]) -> list[_Tokens]:
+    def _documents(self, texts: list[str]) -> list[Tokens]:
         """Tokenise documents: with the tokenizer's own start token, never twice, and with the end token."""
         if not texts:
             return []
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        found: list[_Tokens] = []
+        found: list[Tokens] = []
         for ids in self.tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]:
             once = ids[1:] if begin is not None and ids[:2] == [begin, begin] else ids
-            found.append(_Tokens([*once, end] if end is not None and once[-1:] != [end] else once, []))
+            found.append(Tokens([*once, end] if end is not None and once[-1:] != [end] else once, []))
         return found
 
-    def _fenced(self, text: str) -> _Tokens:
-        """Tokenise a text in which fences mark special tokens that are to stay text; offsets count the fences."""
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        place = 0
-        for fence in [*_FENCED.finditer(text), None]:
-            stop = len(text) if fence is None else fence.start()
-            pieces = [(place, text[place:stop], False)]
-            if fence is not None and fence.group(1):
-                pieces.append((fence.start(1), fence.group(1), True))
-            for start, piece, as_text in pieces:
-                tokens = self._piece(piece, as_text, first=start == 0)
-                if as_text and not self._special.keys().isdisjoint(tokens.ids):
-                    raise _Unusable(
-                        f"the tokenizer makes a special token of {piece!r} in a message even where it is to stay text",
-                        "remove it from the message",
-                    )
-                ids += tokens.ids
-                offsets += [(start + left, start + right) for left, right in tokens.offsets]
-            place = stop if fence is None else fence.end()
-        return _Tokens(ids, offsets)
-
-    def _piece(self, piece: str, as_text: bool, first: bool) -> _Tokens:
-        """Tokenise a piece from the middle of a text.
-
-        It goes behind a newline, whose tokens are then dropped, because some tokenizers put a space before the start
-        of a text.
-        """
-        if not piece:
-            return _Tokens([], [])
-        newline, tokens, alone = self._encode(["\n", "\n" + piece, piece], split_special_tokens=as_text)
-        width = len(newline.ids)
-        if first or tokens.ids[:width] != newline.ids:
-            return alone
-        return _Tokens(tokens.ids[width:], [(max(left - 1, 0), right - 1) for left, right in tokens.offsets[width:]])
-
-    def _sequence(self, draft: _Draft, tokens: _Tokens) -> Sequence:
+    def _sequence(self, draft: _Draft, tokens: Tokens) -> Sequence:
         weights = [draft.rest] * len(tokens.ids)
         starts, ends = [left for left, _ in tokens.offsets], [right for _, right in tokens.offsets]
         for span in draft.spans:
@@ -359,7 +281,7 @@ def _weights(messages: tuple[Message, ...], supervise: Supervise) -> dict[int, f
     if not answers and supervise != "all":
         raise _Unusable("there is no assistant turn to train on", "add the answer, or leave the row out")
     ruled = {"assistant": answers, "last": answers[-1:], "all": []}[supervise]
-    weights = {index: 1.0 for index in ruled}
+    weights = dict.fromkeys(ruled, 1.0)
     weights.update({index: message.weight for index, message in enumerate(messages) if message.weight is not None})
     return dict(sorted(weights.items()))
 

@@ -1,0 +1,72 @@
+"""Checkpoints that are either complete or not there: written beside, marked, renamed, and only then rotated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MARKER = "complete.json"
+STATE = "tunekit.json"
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Trainer writes into `partial`/checkpoint-N. `complete_` adds the engine's own state and a marker, flushes all to
+    disk, and renames it to step-N in one step; what a kill leaves behind is never taken for a checkpoint.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.partial = folder / ".partial"
+
+    def clear_partial_(self) -> None:
+        """Delete what a kill left half written."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def complete(self) -> list[tuple[int, Path]]:
+        """All complete checkpoints with their steps, oldest first."""
+        found = [(int(path.name.removeprefix("step-")), path) for path in self.folder.glob("step-*")]
+        return sorted((step, path) for step, path in found if (path / MARKER).is_file())
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint, or None."""
+        found = self.complete()
+        return found[-1][1] if found else None
+
+    def complete_(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Turn what Trainer has just written into a complete checkpoint, then delete the oldest."""
+        written, final = self.partial / f"checkpoint-{step}", self.folder / f"step-{step}"
+        (written / STATE).write_text(json.dumps(state))
+        (written / MARKER).write_text(json.dumps({"step": step}))
+        for path in [*sorted(written.rglob("*")), written]:
+            _flush(path)
+        if final.exists():
+            shutil.rmtree(final)
+        written.rename(final)
+        _flush(self.folder)
+        self._rotate()
+        return final
+
+    def _rotate(self) -> None:
+        for _, path in self.complete()[: -self.keep]:
+            (path / MARKER).unlink()  # first: a kill in mid-deletion must not leave what looks complete
+            shutil.rmtree(path)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The engine's own state in a complete checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    return state
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,147 @@
+"""Train a model for an objective: the one function that stages call."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainingArguments
+
+from tunekit.errors import InterruptedRunError
+from tunekit.values import ModelBundle, StageContext, StageResult
+
+from .checkpoints import Checkpoints, read_state
+from .config import TrainConfig
+from .forward import Strategy, choose_strategy, prepared
+from .job import Job, cast_trainable_
+from .memory import PeakMemory
+from .objective import Item, Objective
+from .results import save_model, stage_result
+from .tally import Tally
+from .trainer import EngineTrainer
+from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller
+
+
+def train(
+    objective: Objective, items: Iterable[Item], bundle: ModelBundle, config: TrainConfig, context: StageContext
+) -> StageResult:
+    """Train `bundle.model` on `items` for `objective`, and save what was trained.
+
+    With `context.resume` it goes on from the newest complete checkpoint in the stage's folder and reaches the very
+    numbers that an uninterrupted run reaches.
+
+    Raises:
+        DataError: too few items.
+        DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
+        InterruptedRunError: Ctrl-C, after a checkpoint at the next step border.
+    """
+    peak = PeakMemory(context.precision.device)
+    cast_trainable_(bundle.model, bundle.precision.trainable)
+    resumed = _resume_point(config, context)
+    job = Job(objective, list(items), bundle, config, context, _strategy(bundle, config, context, resumed))
+    stop = Interrupt()
+    with prepared(bundle.model, job.strategy, bundle.precision.autocast):
+        trainer = _trainer(job, stop)
+        if resumed is not None:
+            _take_up_(trainer, resumed)
+        with stop.listening(), _ctrl_c(job):
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if trainer.state.global_step < job.total_steps:
+        raise _interrupted(job)
+    bundle.model.eval()
+    artefact = save_model(bundle, context.folder)
+    shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
+    result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
+    job.tell("finished", trainer.state.global_step, dict(result.metrics))
+    return result
+
+
+def _resume_point(config: TrainConfig, context: StageContext) -> Path | None:
+    checkpoints = Checkpoints(context.folder / "checkpoints", config.checkpoint.keep)
+    checkpoints.clear_partial_()
+    return checkpoints.newest() if context.resume else None
+
+
+def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, resumed: Path | None) -> Strategy:
+    """Choose how the model is run, or do as the interrupted run did."""
+    if resumed is not None:
+        return Strategy(**read_state(resumed)["strategy"])
+    tokenizer = bundle.tokenizer
+    padding_id = next((at for at in (tokenizer.pad_token_id, tokenizer.eos_token_id) if at is not None), 0)
+    return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key)
+
+
+def _trainer(job: Job, stop: Interrupt) -> EngineTrainer:
+    trainer = EngineTrainer(job, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or None)
+    trainer.remove_callback(PrinterCallback)
+    _place_tensorboard(trainer, job.context.folder / "tensorboard")
+    for callback in (
+        StepClock(trainer.clock_step_),
+        GradientGuard(job.diverged, scaled=job.needs_scaler),
+        Rhythm(job.config, job.steps_per_epoch, bool(job.held_out), stop),
+        Teller(job.tell),
+        Saver(job.checkpoints, lambda: _state(trainer), job.tell),
+    ):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _arguments(job: Job) -> TrainingArguments:
+    """What Trainer is to know. When it logs, evaluates and saves is `Rhythm`'s to say."""
+    config = job.config
+    return TrainingArguments(
+        output_dir=str(job.checkpoints.partial),
+        per_device_train_batch_size=config.batch.rows,
+        gradient_accumulation_steps=config.batch.accumulation,
+        max_steps=job.total_steps,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type=config.schedule.shape,
+        warmup_steps=job.warmup_steps,
+        logging_strategy="no",
+        eval_strategy="no",
+        save_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=list(config.log.trackers) or "none",
+        seed=job.context.seed,
+        use_cpu=job.bundle.precision.device == "cpu",
+        fp16=job.needs_scaler,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+def _place_tensorboard(trainer: EngineTrainer, folder: Path) -> None:
+    """Its own default is inside Trainer's output folder, where only half-written checkpoints live."""
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__name__ == "TensorBoardCallback" and callback.logging_dir is None:
+            callback.logging_dir = str(folder)
+
+
+def _state(trainer: EngineTrainer) -> dict[str, Any]:
+    strategy = vars(trainer.job.strategy)
+    return {"strategy": strategy, "window": trainer.window.state(), "total": trainer.total.state()}
+
+
+def _take_up_(trainer: EngineTrainer, checkpoint: Path) -> None:
+    state = read_state(checkpoint)
+    trainer.window, trainer.total = Tally.from_state(state["window"]), Tally.from_state(state["total"])
+
+
+@contextmanager
+def _ctrl_c(job: Job) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise _interrupted(job) from error
+
+
+def _interrupted(job: Job) -> InterruptedRunError:
+    newest = job.checkpoints.newest()
+    kept = f"{newest.name.replace('-', ' ')} is saved" if newest else "no checkpoint had been written yet"
+    folder = next((up for up in job.context.folder.parents if (up / "recipe.yaml").exists()), job.context.folder.parent)
+    return InterruptedRunError(f"{job.context.name} was interrupted; {kept}", f"go on with `tunekit resume {folder}`")

@@ -1,0 +1,34 @@
+"""The needs that come with the engine. A third party brings others by subclassing `Need`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .cross_entropy import token_log_probs_
+from .forward import Forward
+from .objective import Need
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Log-probabilities of the supervised tokens, [supervised] each, in the order of the batch's sequences.
+
+    `log_probs` are fp32 and carry the gradient; `weights` are the loss weights and `owners` the index of the sequence
+    that each token belongs to, for sums per sequence.
+    """
+
+    log_probs: Tensor
+    weights: Tensor
+    owners: Tensor
+
+
+@dataclass(frozen=True)
+class TokenLogProbs(Need[TokenScores]):
+    """The log-probability of every supervised token, with the head run at supervised positions only."""
+
+    def provide(self, forward: Forward) -> TokenScores:
+        layout = forward.layout
+        logits = forward.logits(layout.positions)
+        return TokenScores(token_log_probs_(logits, layout.targets), layout.weights, layout.owners)

@@ -1,0 +1,80 @@
+"""What a stage leaves behind: the trained weights, the picture of the loss, metrics and facts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunekit.values import Artefact, ModelBundle, StageResult
+
+from .forward import base_model
+from .job import Job
+from .picture import draw_loss
+from .tally import Tally
+
+History = list[dict[str, float]]
+
+
+def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
+    """Save the adapter in PEFT's format, or the whole model where there is none, with tokenizer and chat template.
+
+    Written beside and renamed, so that a folder of that name is always whole.
+    """
+    kind = "model" if bundle.model is base_model(bundle.model) else "adapter"
+    final, partial = folder / kind, folder / f".partial-{kind}"
+    for path in (final, partial):
+        shutil.rmtree(path, ignore_errors=True)
+    bundle.model.save_pretrained(str(partial))
+    bundle.tokenizer.save_pretrained(str(partial))
+    partial.rename(final)
+    return Artefact(kind, final)  # type: ignore[arg-type]
+
+
+def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, artefact: Artefact) -> StageResult:
+    """Gather the result from Trainer's log history, which a resumed run has whole."""
+    steps = [entry for entry in history if "loss" in entry]
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    metrics = {
+        "train_loss_first": steps[0]["loss"],
+        "train_loss_last": steps[-1]["loss"],
+        **_evaluation(evaluations),
+        "tokens_per_second": total.tokens_per_second,
+        "peak_memory_bytes": float(peak_bytes),
+    }
+    picture = draw_loss(_points(steps, "loss"), _points(evaluations, "eval_loss"), job.context.folder / "loss.png")
+    artefacts = (artefact, Artefact("picture", picture))
+    return StageResult(job.bundle, metrics, facts(job, total), artefacts)
+
+
+def facts(job: Job, total: Tally) -> Mapping[str, Any]:
+    """What the record keeps about how it was trained."""
+    sequences = [sequence for item in job.items for sequence in item.sequences]
+    cut = [sequence for sequence in sequences if sequence.cut]
+    return {
+        "strategy": job.strategy.name,
+        "strategy_reason": job.strategy.reason,
+        "couples_batch": job.objective.couples_batch,
+        "steps": job.total_steps,
+        "steps_per_epoch": job.steps_per_epoch,
+        "items_trained_on": len(job.training),
+        "items_held_out": len(job.held_out),
+        "micro_batches": total.batches,
+        "tokens": total.tokens,
+        "supervised_share": total.supervised_tokens / total.tokens,
+        "sequences_cut": len(cut),
+        "tokens_cut": sum(sequence.cut for sequence in cut),
+        "rows_cut": [sequence.where for sequence in cut],
+    }
+
+
+def _evaluation(evaluations: History) -> dict[str, float]:
+    if not evaluations:
+        return {}
+    last = evaluations[-1]
+    return {told: last[name] for name, told in (("eval_loss", "eval_loss"), ("eval_perplexity", "perplexity")) if name in last}
+
+
+def _points(entries: History, name: str) -> list[tuple[int, float]]:
+    return [(int(entry["step"]), entry[name]) for entry in entries]

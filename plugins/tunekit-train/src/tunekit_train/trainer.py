@@ -1,0 +1,130 @@
+"""The thin class that hands our batches, losses and optimisers to `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from .job import Job
+from .objective import Batch, Provided, Sums
+from .forward import Forward
+from .tally import Tally
+
+
+class EngineTrainer(Trainer):
+    """Trainer over the batches and the objective of a job. Only public methods are overridden."""
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
+
+    def __init__(self, job: Job, **arguments: Any) -> None:
+        self.job = job
+        self.window, self.total = Tally(), Tally()
+        self._step_started = 0.0
+        super().__init__(**arguments)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Our fixed list of batches per epoch, as a batch sampler, so that accelerate skips what is done on resume."""
+        return self._loader(self.job.training, self.job.order)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The held-out items in their own order."""
+        rows, items = self.job.config.batch.rows, self.job.held_out
+        return self._loader(items, [list(range(at, min(at + rows, len(items)))) for at in range(0, len(items), rows)])
+
+    def _loader(self, items: Any, batches: Any) -> DataLoader[Any]:
+        own = torch.Generator()  # a loader without one would draw from the generator that dropout uses
+        loader = DataLoader(items, batch_sampler=batches, collate_fn=_collate, generator=own)
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Fetch the micro-batches of one step, and their total weight before the first backward."""
+        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        weight = sum(self.job.objective.weight(sample["batch"]) for sample in samples)
+        self._step_started = time.perf_counter()
+        return samples, self._over_processes(weight)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The micro-batch's share of the step's mean loss."""
+        batch: Batch = inputs["batch"]
+        sums = self.sums(model, batch)
+        if not torch.isfinite(sums.loss):
+            raise self.job.diverged("the loss", self.state.global_step + 1)
+        self.window.add(batch, self.job.objective.weight(batch), sums)
+        # Gradients are averaged over processes, so each contributes its sum times their number.
+        loss = sums.loss * (self.accelerator.num_processes / (num_items_in_batch or 1.0))
+        return (loss, sums) if return_outputs else loss
+
+    def sums(self, model: Any, batch: Batch) -> Sums:
+        """Run the model on a batch and the objective on what it needs."""
+        objective = self.job.objective
+        forward = Forward(model, batch, self.job.strategy.lay_out(batch).to(self.args.device))
+        return objective.sums(batch, Provided({need: need.provide(forward) for need in objective.needs}))
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        """Autocast here rather than by accelerate, which would wrap the model and copy all its outputs to fp32."""
+        stack = super().compute_loss_context_manager()
+        stack.enter_context(self.job.autocast())
+        return stack
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimiser of whichever plugin owns that hook."""
+        if self.optimizer is None:
+            self.optimizer = self.job.make_optimizer(self.model if model is None else model, self.state.max_steps)
+        return self.optimizer
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The true mean over all held-out items, not a mean of batch means."""
+        model, tally = self.model_wrapped, Tally()
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for inputs in dataloader:
+                batch = inputs["batch"]
+                tally.add(batch, self.job.objective.weight(batch), self.sums(model, batch))
+        means = self.job.objective.summary(tally.means)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        return EvalLoopOutput(None, None, metrics, len(self.job.held_out))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Replace Trainer's mean of step means by the true mean since the last entry, and tell the run."""
+        if "loss" not in logs:
+            if "train_loss" not in logs:  # Trainer's own closing summary is left out: ours is the stage's result
+                super().log(logs, start_time)
+            return
+        window, self.window = self.window, Tally()
+        self.total.merge(window)
+        logs = self.job.step_metrics(window, logs)
+        self.job.tell("step", self.state.global_step, logs)
+        super().log(logs, start_time)
+
+    def clock_step_(self) -> None:
+        """Add the time of the step that has just ended, evaluation and saving not included."""
+        self.window.seconds += time.perf_counter() - self._step_started
+
+    def _over_processes(self, weight: float) -> float:
+        if self.accelerator.num_processes == 1:
+            return weight
+        gathered = self.accelerator.gather(torch.tensor(weight, dtype=torch.float64, device=self.args.device))
+        return float(gathered.sum())
+
+
+def _collate(items: list[Any]) -> dict[str, Any]:
+    return {"batch": Batch(tuple(items))}

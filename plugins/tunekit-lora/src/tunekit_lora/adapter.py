@@ -47,8 +47,8 @@ def attach(config: LoraConfig, bundle: ModelBundle, context: Context) -> Any:
     with torch.random.fork_rng(), _peft_reading_old_names():
         torch.manual_seed(context.seed)
         model = peft.get_peft_model(bundle.model, peft_config(config, bundle.model, context.calls))
-    cast_trainable_(model, bundle.precision.trainable)
-    return model
+        cast_trainable_(model, bundle.precision.trainable)
+        return context.calls.chain("tunekit_lora_attached", "model", model)
 
 
 def reopen(bundle: ModelBundle) -> Any:

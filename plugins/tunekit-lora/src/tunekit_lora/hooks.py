@@ -1,4 +1,4 @@
-"""The hook that LoRA publishes, for plugins that change what kind of low-rank adapter is made."""
+"""The hooks that LoRA publishes, for plugins that change what kind of low-rank adapter is made."""
 
 from __future__ import annotations
 
@@ -21,5 +21,18 @@ class LoraHooks:
         Returns: the configuration, a `peft.LoraConfig`.
         Raises: TunekitError naming the option and the value that do not fit.
         Example: DoRA sets `use_dora`.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_lora_attached(self, model: Any) -> Any:
+        """Finish a fresh adapter once it is stored in the dtype it trains in.
+
+        Kind: chain over `model`, a `peft.PeftModel`.
+        When: right after a fresh adapter is attached; not for a saved one, and not for the estimate.
+        Changes: the adapter's values, in place; neither shapes nor what trains.
+        Returns: the model it was given.
+        Raises: TunekitError where the adapter cannot be finished.
+        Example: DoRA measures the lengths of the base's rows in full precision.
         """
         raise AssertionError

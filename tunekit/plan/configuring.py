@@ -152,8 +152,9 @@ def _add(name: str, hook: str, catalog: Catalog, found: Configuration) -> None:
         plugin, entry = catalog.load(name), catalog.entry(name)
     except UnknownPluginError as error:
         remedy = f"pip install {distribution_of(name)}"
-        problem = Problem("use", f"no plugin answers {hook}: {error.args[0].partition(';')[0]}", remedy)
-        found.problems.append(problem)
+        reason = f"nothing answers {hook}: {str(error).partition(';')[0]}"
+        if remedy not in {problem.remedy for problem in found.problems}:
+            found.problems.append(Problem("use", reason, remedy))
         return
     except CatalogError as error:
         found.problems.append(Problem("use", str(error)))

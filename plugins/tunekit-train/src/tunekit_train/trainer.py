@@ -112,7 +112,7 @@ class EngineTrainer(Trainer):
         window, self.window = self.window, Tally()
         self.total.merge(window)
         logs = self.job.step_metrics(window, logs)
-        self.job.tell("step", self.state.global_step, logs)
+        self.job.tell("step", self.state.global_step, dict(logs))
         super().log(logs, start_time)
 
     def clock_step_(self) -> None:

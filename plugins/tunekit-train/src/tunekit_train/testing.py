@@ -1,0 +1,128 @@
+"""For tests of stages and objectives: tiny models, a tokenizer, items and a stage context, with no file and no run."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tunekit.values import Event, Machine, ModelBundle, Precision, StageContext
+
+from . import AdamW
+from .needs import TokenLogProbs
+from .objective import Batch, Item, Need, Objective, Provided, Sums
+from .rendering import Sequence
+
+VOCABULARY = 128
+FP32 = Precision("cpu", "float32", "float32", "float32", "tests")
+BF16 = Precision("cpu", "bfloat16", "bfloat16", "float32", "tests")
+
+
+class CrossEntropy(Objective):
+    """The least objective: sum(-w log p)."""
+
+    needs: tuple[Need[Any], ...] = (TokenLogProbs(),)
+
+    def weight(self, batch: Batch) -> float:
+        """The sum of the loss weights."""
+        return sum(sum(sequence.weights) for sequence in batch.sequences)
+
+    def sums(self, batch: Batch, provided: Provided) -> Sums:
+        """sum(-w log p)."""
+        scores = provided[TokenLogProbs()]
+        return Sums(-(scores.weights * scores.log_probs).sum())
+
+
+class OneOptimizer:
+    """Calls that know one plugin: AdamW, or another given."""
+
+    def __init__(self, plugin: Any = None) -> None:
+        self.plugin = plugin or AdamW()
+
+    def own(self, hook: str, **arguments: Any) -> Any:
+        return getattr(self.plugin, hook)(**arguments)
+
+    def chain(self, hook: str, argument: str, value: Any, **arguments: Any) -> Any:
+        raise AssertionError("the engine calls no chain")
+
+
+def tiny_llama(seed: int = 0, **changes: Any) -> Any:
+    """A random two-layer Llama with grouped-query attention."""
+    torch.manual_seed(seed)
+    options = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return LlamaForCausalLM(LlamaConfig(**{**options, **changes}))
+
+
+def with_lora(model: Any, dropout: float = 0.0) -> Any:
+    """The model under a LoRA adapter whose second matrix is not zero, so that all its parameters get gradients."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():  # of PEFT, which reads a property that transformers renamed
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return adapted
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of the words t0, t1, ... with a chat template."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"t{number}": number for number in range(3, VOCABULARY)}}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def random_items(count: int, seed: int = 0, shortest: int = 3, longest: int = 20) -> list[Item]:
+    """Items of random length: the first third is context, the rest is supervised, some tokens by half."""
+    dice = random.Random(seed)
+    return [Item((_sequence(dice, row + 1, dice.randint(shortest, longest)),)) for row in range(count)]
+
+
+def _sequence(dice: random.Random, row: int, length: int) -> Sequence:
+    ids = tuple(dice.randrange(3, VOCABULARY) for _ in range(length))
+    weights = tuple(0.0 if at < max(1, length // 3) else dice.choice((1.0, 1.0, 0.5)) for at in range(length))
+    return Sequence(ids, weights, 0, row, f"rows.json, row {row}")
+
+
+def context(folder: Path, events: list[Event] | None = None, plugin: Any = None, **changes: Any) -> StageContext:
+    """A stage context that gathers events."""
+    values = {
+        "calls": OneOptimizer(plugin),
+        "machine": Machine("Linux", "3.11", "cpu", 2, 1 << 34),
+        "precision": FP32,
+        "folder": folder,
+        "seed": 7,
+        "emit": (events if events is not None else []).append,
+        "name": "sft",
+        "key": "stages.0.sft",
+    }
+    return StageContext(**{**values, **changes})
+
+
+def bundle(model: Any, precision: Precision = FP32) -> ModelBundle:
+    """A bundle around a model."""
+    return ModelBundle(model, tiny_tokenizer(), "tiny", precision)

@@ -1,0 +1,116 @@
+"""One training run in a process of its own, which kills itself at a chosen point. Run by `test_resume.py`.
+
+Given as globals: `folder`, `point` (None: run to the end), `resume`, `model_kind`, `log_every`.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+from tunekit_train import AdamW, TrainConfig, train
+from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
+
+folder: Path = globals()["folder"]
+point: str | None = globals()["point"]
+resume: bool = globals()["resume"]
+full: bool = globals()["model_kind"] == "full"
+log_every: int = globals()["log_every"]
+metrics = folder / "metrics.jsonl"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def counted(name: str, when: int) -> None:
+    """Die the `when`-th time this is called for the chosen point."""
+    if point == name:
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] == when:
+            die()
+
+
+counts: dict[str, int] = {}
+
+
+class Deadly(CrossEntropy):
+    """Dies in the second micro-batch of step 4, in the second epoch (step 8), or in the second evaluation."""
+
+    def sums(self, batch, provided):
+        if torch.is_grad_enabled():
+            counted("mid-accumulation", 8)
+            counted("second epoch", 15)
+        else:
+            counted("evaluation", 3)
+        return super().sums(batch, provided)
+
+
+class DeadlyAdamW(AdamW):
+    """Dies while the second checkpoint is being written: its weights are there, its state is not.
+
+    Accelerate asks for the state once before."""
+
+    def tunekit_optimizer(self, **arguments):
+        global optimizer
+        optimizer = super().tunekit_optimizer(**arguments)
+        inner = optimizer.state_dict
+
+        def state_dict():
+            counted("checkpoint write", 3)
+            return inner()
+
+        optimizer.state_dict = state_dict
+        return optimizer
+
+
+def rename(self: Path, target: Path) -> Path:
+    if self.name.startswith("checkpoint-"):
+        counted("before the rename", 2)
+    return renamed(self, target)
+
+
+renamed, Path.rename = Path.rename, rename
+
+
+def record(event) -> None:
+    """What the run's record does: keep metrics as lines, cut back to the step resumed from."""
+    if event.kind == "started":
+        kept = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        metrics.write_text("".join(json.dumps(line) + "\n" for line in kept if line["step"] <= event.step))
+    if event.kind in ("step", "evaluated"):
+        values = {name: value for name, value in event.metrics.items() if name != "tokens_per_second"}
+        with metrics.open("a") as lines:
+            lines.write(json.dumps({"kind": event.kind, "step": event.step, **values}) + "\n")
+    if event.kind == "saved":
+        (folder / "saved").open("a").write(f"{event.step}\n")
+
+
+def noisy_embeddings(module, arguments, output):
+    """NEFTune's noise, drawn from the same generator as dropout."""
+    return output + torch.zeros_like(output).uniform_(-0.1, 0.1) if module.training else output
+
+
+model = tiny_llama(attention_dropout=0.1)
+model.get_input_embeddings().register_forward_hook(noisy_embeddings)
+model = model if full else with_lora(model, dropout=0.1)
+config = TrainConfig(
+    epochs=2,
+    learning_rate=1e-2,
+    weight_decay=0.1,
+    batch={"rows": 2, "accumulation": 2},
+    schedule={"shape": "cosine", "warmup_steps": 2},
+    checkpoint={"every": 3, "keep": 2},
+    evaluate={"share": 0.2, "every": 4},
+    log={"every": log_every},
+)
+result = train(
+    Deadly(),
+    random_items(26, seed=3),
+    bundle(model),
+    config,
+    context(folder, plugin=DeadlyAdamW(), emit=record, resume=resume),
+)
+torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+(folder / "result.json").write_text(json.dumps({name: result.facts[name] for name in ("tokens", "micro_batches")}))

@@ -168,6 +168,6 @@ def world(distribution: FakeDistribution, site: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Catalog, "discover", classmethod(only_fake))
     quiet = "\nclass Quiet(Plugin[Nothing]):\n    @hookimpl\n    def tunekit_format_data(self, rows: Rows):\n        return None\n"
     names = {key: f"fake_world:{value}" for key, value in WORLD_PLUGINS.items() if key != "alpaca"}
-    names |= {key: "fake_world:Quiet" for key in ("alpaca", "sharegpt", "openai")}
+    names |= dict.fromkeys(("alpaca", "sharegpt", "openai"), "fake_world:Quiet")
     distribution("fake-world", names, WORLD + quiet)
     return distribution

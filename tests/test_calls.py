@@ -48,7 +48,9 @@ def test_each_call_is_timed_and_recorded():
 def test_a_failure_names_plugin_distribution_version_and_hook_and_chains_its_cause():
     seen: list[CallRecord] = []
     raising = planned("Raises")
-    with pytest.raises(errors.HookCallError, match=r"plugin raises \(fake-opt 1.0\) failed in tunekit_patch: ZeroDivisionError: oh") as caught:
+    with pytest.raises(
+        errors.HookCallError, match=r"plugin raises \(fake-opt 1.0\) failed in tunekit_patch: ZeroDivisionError: oh"
+    ) as caught:
         Calls([raising], seen.append).one(raising, "tunekit_patch", bundle=bundle())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert seen[0].error == "ZeroDivisionError: oh"

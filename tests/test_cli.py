@@ -87,7 +87,7 @@ def test_schema_goes_to_a_file_or_to_the_screen(world, capsys, tmp_path):
 
 
 def test_a_plugin_adds_a_subcommand_that_is_imported_only_when_called(world, capsys):
-    code = '''
+    code = """
 import typer
 from tunekit import Plugin, PluginConfig, hookimpl
 class Nothing(PluginConfig):
@@ -95,12 +95,10 @@ class Nothing(PluginConfig):
 class Greeter(Plugin[Nothing]):
     @hookimpl
     def tunekit_command(self, app: typer.Typer) -> None:
-        @app.callback()
-        def nothing() -> None: ...
         @app.command("greet")
         def greet(name: str = "you") -> None:
             print("hello", name)
-'''
+"""
     world("fake-greet", {"greet": "fake_greet:Greeter"}, code, group="tunekit.commands")
     assert run(["--help"]) == 0
     assert "fake_greet" not in sys.modules
@@ -110,9 +108,11 @@ class Greeter(Plugin[Nothing]):
 
 
 def test_importing_tunekit_imports_almost_nothing():
-    code = "import sys; before = set(sys.modules); import tunekit; print(len(set(sys.modules) - before))"
+    code = "import sys; before = set(sys.modules); import tunekit; print('\\n'.join(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 20
+    assert {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "tunekit"
+    }
 
 
 def test_help_imports_neither_pydantic_nor_torch():

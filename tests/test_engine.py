@@ -73,7 +73,9 @@ def test_a_bad_row_stops_the_run_before_the_model_is_loaded(world, tmp_path):
 
 
 def test_a_failing_plugin_leaves_a_record_that_says_so(world, tmp_path):
-    with pytest.raises(errors.HookCallError, match=r"plugin transformers \(fake-world 1.0\) failed in tunekit_load_model"):
+    with pytest.raises(
+        errors.HookCallError, match=r"plugin transformers \(fake-world 1.0\) failed in tunekit_load_model"
+    ):
         pipeline(use={"transformers": {"fail": True}}).run(tmp_path / "run")
     state = read(tmp_path / "run", "run.json")
     assert state["status"] == "failed"
@@ -136,7 +138,9 @@ def test_an_unfinished_run_in_the_way_offers_to_resume(world, tmp_path):
 
 def test_an_output_that_cannot_be_written_says_so(world, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.RunFolderError, match=r"cannot write .*; free some space, or choose another output folder"):
+    with pytest.raises(
+        errors.RunFolderError, match=r"cannot write .*; free some space, or choose another output folder"
+    ):
         pipeline().run(tmp_path / "file" / "run")
     with pytest.raises(errors.RunFolderError, match="is a file; name a folder"):
         pipeline().run(tmp_path / "file")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = "errors values hooks plugin catalog recipe calls plan record engine pipeline cli".split()
+LAYERS = ["errors", "values", "hooks", "plugin", "catalog", "recipe", "calls", "plan", "record", "engine", "pipeline", "cli"]
 PYPROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "plugins").glob("*/pyproject.toml"))]
 PLUGINS = [path.parent for path in PYPROJECTS[1:]]
 

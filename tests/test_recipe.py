@@ -36,7 +36,9 @@ def test_yaml_json_overrides_and_python_give_the_same_recipe(tmp_path, world):
     from fake_world import Both, Steps
 
     yaml = from_file(write(tmp_path, "model: m\ndata: d.jsonl\nuse: {sizes: {}}\nstages: [{steps: {steps: 2}}]\n"))
-    text = json.dumps({"model": "m", "data": [{"path": "d.jsonl"}], "use": {"sizes": None}, "stages": [{"steps": {"steps": 2}}]})
+    text = json.dumps(
+        {"model": "m", "data": [{"path": "d.jsonl"}], "use": {"sizes": None}, "stages": [{"steps": {"steps": 2}}]}
+    )
     as_json = from_file(write(tmp_path, text, "recipe.json"))
     short = "model: x\ndata: d.jsonl\nstages: [steps]\n"
     overridden = from_file(write(tmp_path, short, "o.yaml"), ["model=m", "use.sizes={}", "stages.steps.steps=2"])

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from . import chat, demo, plan, plugins, resume, schema, train
+
+if TYPE_CHECKING:
+    from ..catalog import Catalog
 
 HELP = "Fine-tune language models from plugins. Plan, then run."
 
 
+class _Added(TyperCommand):
+    """A plugin's subcommand: listed from metadata alone, imported when it is called."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        return _command_of_plugin(str(self.name)).make_context(info_name, args, parent, **extra)
+
+
 class _Program(TyperGroup):
-    """The built-in subcommands, and those of plugins, found by metadata and imported only when called."""
+    """The built-in subcommands, and those of plugins."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *_added()]
+        return [*super().list_commands(ctx), *_catalog().names]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return super().get_command(ctx, cmd_name) or _command_of_plugin(cmd_name)
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in _catalog():
+            found = _Added(cmd_name, help=f"From {_catalog().entry(cmd_name).distribution}.")
+        return found
 
 
 app = typer.Typer(cls=_Program, help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -81,25 +94,25 @@ def _complain(message: str) -> None:
     console.print(Text("error: ", style="bold red") + Text(message))
 
 
-def _added() -> list[str]:
+def _catalog() -> Catalog:
     from ..catalog import COMMANDS, Catalog
 
-    return list(Catalog.discover(group=COMMANDS).names)
+    return Catalog.discover(group=COMMANDS)
 
 
 def _command_of_plugin(name: str) -> Any:
     """Import the one plugin that offers this subcommand and let it add it."""
     from ..calls import Calls
-    from ..catalog import COMMANDS, Catalog
+    from ..errors import CatalogError
     from ..values import PlannedPlugin
 
-    catalog = Catalog.discover(group=COMMANDS)
-    if name not in catalog:
-        return None
+    catalog = _catalog()
     entry = catalog.entry(name)
     planned = PlannedPlugin(name, catalog.load(name)(), entry.distribution, entry.version, "named", name)
     added = typer.Typer()
     for _ in Calls([planned]).each("tunekit_command", app=added):
         pass
-    group = typer.main.get_group(added)
-    return group.commands.get(name)
+    commands = typer.main.get_group(added).commands
+    if name not in commands:
+        raise CatalogError(f"{entry.distribution} offers the subcommand {name!r} but adds {sorted(commands)}")
+    return commands[name]

@@ -1,0 +1,86 @@
+"""The conformance kit for plugin authors: suites to subclass, and tiny models and contexts to test with.
+
+    from tunekit.testing import AdapterSuite
+    from tunekit_lora import Lora
+
+    class TestLora(AdapterSuite):
+        plugin = Lora
+        options = {"rank": 4}
+
+A suite's test may be replaced only by one that is marked `@pytest.mark.xfail(reason="...")`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{name}"
+        for name in (
+            "adapters",
+            "backends",
+            "formats",
+            "optimizers",
+            "patches",
+            "plugins",
+            "precisions",
+            "quantizers",
+            "readers",
+            "stages",
+        )
+    )
+)
+
+from .adapters import AdapterSuite  # noqa: E402
+from .backends import BackendSuite  # noqa: E402
+from .data import conversations, examples_of, rows_of  # noqa: E402
+from .formats import FormatSuite  # noqa: E402
+from .optimizers import OptimizerSuite  # noqa: E402
+from .patches import Effect, PatchSuite  # noqa: E402
+from .plugins import PluginSuite  # noqa: E402
+from .precisions import PrecisionSuite  # noqa: E402
+from .quantizers import QuantizerSuite  # noqa: E402
+from .readers import ReaderSuite  # noqa: E402
+from .runs import (  # noqa: E402
+    calls_of,
+    default_plugin,
+    estimate_for,
+    fake_machine,
+    plan_for,
+    planned,
+    run_context,
+    stage_context,
+)
+from .stages import StageSuite  # noqa: E402
+from .tiny import FP32, save_tiny_model, tiny_bundle, tiny_model, tiny_tokenizer  # noqa: E402
+
+__all__ = [
+    "FP32",
+    "AdapterSuite",
+    "BackendSuite",
+    "Effect",
+    "FormatSuite",
+    "OptimizerSuite",
+    "PatchSuite",
+    "PluginSuite",
+    "PrecisionSuite",
+    "QuantizerSuite",
+    "ReaderSuite",
+    "StageSuite",
+    "calls_of",
+    "conversations",
+    "default_plugin",
+    "estimate_for",
+    "examples_of",
+    "fake_machine",
+    "plan_for",
+    "planned",
+    "rows_of",
+    "run_context",
+    "save_tiny_model",
+    "stage_context",
+    "tiny_bundle",
+    "tiny_model",
+    "tiny_tokenizer",
+]

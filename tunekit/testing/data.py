@@ -1,0 +1,44 @@
+"""Rows and examples to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..values import Example, Examples, Message, Row, Rows, Source
+
+_PAIRS = (
+    ("Which river flows through the town?", "The river is called the Amber."),
+    ("What is two and three?", "Two and three is five."),
+    ("What is four and five?", "Four and five is nine."),
+    ("What is a plain answer?", "A plain answer is better than a long one."),
+    ("Who vexes the jury?", "Seven wizards vex the bold jury."),
+    ("What does the fox do?", "The quick brown fox jumps over the lazy dog."),
+    ("Where does the river go?", "It flows from the hills to the sea."),
+    ("What is better than a guess?", "A question is better than a guess."),
+)
+
+
+def conversations(count: int = 8) -> Examples:
+    """Make examples of one question and one answer each, of different lengths."""
+    return examples_of(
+        (Message("user", question), Message("assistant", answer))
+        for question, answer in (_PAIRS[number % len(_PAIRS)] for number in range(count))
+    )
+
+
+def examples_of(conversations: Iterable[Sequence[Message]]) -> Examples:
+    """Make examples of conversations."""
+    made = tuple(
+        Example(number, f"a test, row {number}", messages=tuple(messages))
+        for number, messages in enumerate(conversations, 1)
+    )
+    return Examples(made, len(made), formats=("test",), fingerprints={"a test": "0"})
+
+
+def rows_of(values: Sequence[Mapping[str, Any]], source: Source | None = None) -> Rows:
+    """Open rows as a reader would; columns are those of the first row."""
+    source = source or Source(rows=values)
+    rows = tuple(Row(number, f"{source.name}, row {number}", row) for number, row in enumerate(values, 1))
+    columns = tuple(values[0]) if values else ()
+    return Rows(source, columns, lambda: iter(rows), fingerprint="0")

@@ -1,0 +1,137 @@
+"""GGUF files become safetensors folders in a cache, once. Two processes at once are safe; half a copy is never used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunekit.errors import TunekitError
+
+from .gguf_header import read_header
+
+FORMAT = "1"
+"""Part of every key: raise it when what a conversion writes changes."""
+MANIFEST = "tunekit-conversion.json"
+BLOCK, BLOCKS = 1 << 16, 32
+
+
+def fingerprint(path: Path) -> str:
+    """Hash a file by its size, head, tail and 32 blocks in between: 24 hex digits, in milliseconds."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+    with path.open("rb") as file:
+        for index in range(BLOCKS + 1):
+            file.seek(max(0, size - BLOCK) * index // BLOCKS)
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()[:24]
+
+
+def converted_folder(path: Path, cache: Path) -> Path:
+    """Where the converted copy of this GGUF file is, or will be; it exists only when complete."""
+    return cache / f"{path.stem}-{fingerprint(path)}"
+
+
+def convert(path: Path, cache: Path, tell: Callable[[str], None]) -> Path:
+    """Return the folder of the converted copy, made now if it is not there yet.
+
+    `tell` is told before the work starts. Raises TunekitError where the file cannot be converted or the cache not
+    written.
+    """
+    folder = converted_folder(path, cache)
+    if is_complete(folder):
+        return folder
+    with _lock(folder):
+        if not is_complete(folder):
+            from .sources import conversion_seconds
+
+            tell(f"converting {path.name} to safetensors, once (about {conversion_seconds(path.stat().st_size)} s)")
+            _convert_beside(path, folder)
+    return folder
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether every file the conversion wrote is there in its full size."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time work on a folder, and clear away what a killed one left."""
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            for stale in folder.parent.glob(f".{folder.name}.partial-*"):
+                shutil.rmtree(stale)
+            yield
+    except OSError as error:
+        raise TunekitError(
+            f"the converted model cannot be written to {folder.parent}: {error}",
+            "free some space or set use.transformers.cache to another folder",
+        ) from error
+
+
+def _convert_beside(path: Path, folder: Path) -> None:
+    """Write the copy into a temporary folder beside, make it durable, and rename it."""
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    try:
+        partial.mkdir()
+        _write_copy(path, partial)
+        _write_manifest(path, partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_copy(path: Path, target: Path) -> None:
+    """Dequantise with transformers: matrices quantised in the file become bf16, others keep their dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from .quiet import quiet
+
+    dtype = getattr(torch, read_header(path).float_type or "bfloat16")
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+            )
+        except (ValueError, KeyError, NotImplementedError) as error:
+            raise TunekitError(
+                f"transformers cannot read {path}: {error}", "use a safetensors copy of the model"
+            ) from error
+        model.config.architectures = [type(model).__name__]
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _write_manifest(path: Path, target: Path) -> None:
+    files = sorted(file for file in target.rglob("*") if file.is_file())
+    for file in files:
+        _flush_to_disk(file)
+    sizes = {str(file.relative_to(target)): file.stat().st_size for file in files}
+    content: dict[str, Any] = {"source": str(path), "format": FORMAT, "files": sizes}
+    (target / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _flush_to_disk(target / MANIFEST)
+
+
+def _flush_to_disk(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""The loader's part of the estimate: parameters, weights, process and tokenizer, without reading a weight."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tunekit.errors import ModelNotFoundError, TunekitError
+from tunekit.values import BYTES, Estimate, EstimateRequest
+
+from .conversion import converted_folder, is_complete
+from .loading import explain, hub_arguments, load_tokenizer
+from .options import LoadOptions
+from .quiet import quiet
+from .sources import conversion_seconds, find_source, problems
+
+
+def extend(request: EstimateRequest, estimate: Estimate, options: LoadOptions) -> Estimate:
+    """Set parameters, trainable, memory of weights and process, the skeleton and the tokenizer."""
+    notes: list[str] = []
+    config, tokenizer = _describe(request.load.model, options, notes.append)
+    skeleton = build_skeleton(config, request.load.precision.weights, options)
+    parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+    dtype = request.load.precision.weights if _has_adapter(request) else request.load.precision.trainable
+    memory = estimate.with_memory(process=_process_bytes(), weights=parameters * BYTES[dtype])
+    return replace(
+        estimate,
+        parameters=parameters,
+        trainable=parameters,
+        memory=memory,
+        notes=(*estimate.notes, *notes),
+        skeleton=skeleton,
+        tokenizer=tokenizer,
+    )
+
+
+def build_skeleton(config: Any, dtype: str, options: LoadOptions) -> Any:
+    """Build the model on the meta device: every shape, no value."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        try:
+            return AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code
+            )
+        except ValueError as error:
+            raise explain(config.name_or_path, "model", error) from error
+
+
+def _describe(model: str, options: LoadOptions, note: Any) -> tuple[Any, Any]:
+    """Return config and tokenizer of the model, from its converted copy where there is one."""
+    source = find_source(model)
+    found = problems(model, options)
+    if found:
+        raise ModelNotFoundError(str(found[0]))
+    if source.kind != "gguf":
+        place = source.name if source.kind == "hub" else str(source.location)
+        return _load_config(place, options), load_tokenizer(place, options, note)
+    folder = converted_folder(source.location, options.cache_folder)
+    if is_complete(folder):
+        return _load_config(str(folder), options), load_tokenizer(str(folder), options, note)
+    seconds = conversion_seconds(source.location.stat().st_size)
+    note(f"{model} is not converted yet: the first run takes about {seconds} s for it, once")
+    return _describe_gguf(source.location)
+
+
+def _load_config(place: str, options: LoadOptions) -> Any:
+    from transformers import AutoConfig
+
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(place, **hub_arguments(options))
+        except (OSError, ValueError) as error:
+            raise explain(place, "config", error) from error
+
+
+def _describe_gguf(path: Path) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            return config, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except (ValueError, KeyError, NotImplementedError) as error:
+            message = f"transformers cannot read {path}: {error}"
+            raise TunekitError(message, "use a safetensors copy of the model") from error
+
+
+def _has_adapter(request: EstimateRequest) -> bool:
+    return any(hasattr(planned.plugin, "tunekit_attach_adapter") for planned in request.plan.plugins)
+
+
+def _process_bytes() -> int:
+    """What Python takes with the libraries of a run imported, measured in this process."""
+    import psutil
+    import transformers.trainer  # noqa: F401  imported for its size
+
+    if importlib.util.find_spec("peft") is not None:
+        import peft  # noqa: F401  imported for its size
+
+    resident: int = psutil.Process().memory_info().rss
+    return resident

@@ -1,0 +1,142 @@
+"""Load model and tokenizer with transformers' Auto classes, and refuse what would silently be wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
+from tunekit.values import Event, LoadRequest, ModelBundle
+
+from .conversion import convert
+from .options import LoadOptions
+from .quiet import quiet
+from .sources import ModelSource, find_source, problems
+
+Tell = Callable[[str], None]
+
+
+def load(request: LoadRequest, options: LoadOptions, emit: Callable[[Event], None]) -> ModelBundle:
+    """Load what the request names, on its device, in its `weights` dtype."""
+
+    def tell(message: str) -> None:
+        emit(Event(kind="started", stage="load", message=message))
+
+    place = locate(request.model, options, tell)
+    tokenizer = load_tokenizer(place, options, tell)
+    model = _load_model(place, request, options)
+    return ModelBundle(model, tokenizer, request.model, request.precision, request.quantization)
+
+
+def locate(model: str, options: LoadOptions, tell: Tell) -> str:
+    """Return what transformers is to be given: a folder, or a hub id. Converts a GGUF file that is new."""
+    source = find_source(model)
+    found = problems(model, options)
+    if found:
+        raise ModelNotFoundError(str(found[0])) if found[0].where == "model" else PlanError(found)
+    if source.kind == "gguf":
+        return str(convert(source.location, options.cache_folder, tell))
+    return _place(source)
+
+
+def _place(source: ModelSource) -> str:
+    return source.name if source.kind == "hub" else str(source.location)
+
+
+def load_tokenizer(place: str, options: LoadOptions, tell: Tell) -> Any:
+    """Load the tokenizer; one without a padding token pads with its end token, and that is told."""
+    from transformers import AutoTokenizer
+
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place, **hub_arguments(options))
+        except (OSError, ValueError) as error:
+            raise explain(place, "tokenizer", error) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            message = f"the tokenizer of {place} has neither a padding nor an end token"
+            raise TunekitError(message, "set pad_token or eos_token in its tokenizer_config.json")
+        tokenizer.pad_token = tokenizer.eos_token
+        tell(f"the tokenizer has no padding token; its end token {tokenizer.eos_token} pads")
+    return tokenizer
+
+
+def hub_arguments(options: LoadOptions) -> dict[str, Any]:
+    """The arguments that config, tokenizer and model are all loaded with."""
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+
+
+def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    arguments = _model_arguments(request, options)
+    with quiet():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments)
+        except (OSError, ValueError) as error:
+            raise explain(place, "model", error) from error
+    _refuse_missing_weights(place, info)
+    if request.quantization is not None and request.quantization.after_load is not None:
+        model = request.quantization.after_load(model)
+    return model.eval()
+
+
+def _model_arguments(request: LoadRequest, options: LoadOptions) -> dict[str, Any]:
+    """Merge ours, the quantiser's and those of `tunekit_before_load`; later ones win, but never over an option."""
+    import torch
+
+    arguments: dict[str, Any] = {"dtype": getattr(torch, request.precision.weights), **hub_arguments(options)}
+    arguments["use_safetensors"] = None if options.allow_pickle else True
+    if request.precision.device != "cpu":
+        arguments["device_map"] = {"": request.precision.device}
+    if request.quantization is not None:
+        arguments.update(request.quantization.arguments)
+    arguments.update(request.arguments)
+    if options.attention != "auto":
+        asked = arguments.setdefault("attn_implementation", options.attention)
+        if asked != options.attention:
+            raise TunekitError(
+                f"use.transformers.attention is {options.attention}, but another plugin asks for {asked}",
+                "leave one of the two out",
+            )
+    return arguments
+
+
+def _refuse_missing_weights(place: str, info: dict[str, Any]) -> None:
+    missing = sorted(info["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise TunekitError(
+            f"the weights of {place} lack {names}, which would be random",
+            "use a complete checkpoint of a causal language model",
+        )
+
+
+def explain(place: str, what: str, error: Exception) -> TunekitError:
+    """Turn what transformers raised into an error that says what to do."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return TunekitError(
+            f"{place} brings its own Python code, which is not run unless asked",
+            "read the code, then set use.transformers.trust_remote_code to true",
+        )
+    if "safetensors" in text and isinstance(error, OSError):
+        return TunekitError(
+            f"{place} has no safetensors weights",
+            "use a safetensors copy, or set use.transformers.allow_pickle to true if you trust it",
+        )
+    if "Unrecognized configuration class" in text:
+        return TunekitError(f"{place} is not a causal language model", "name a model that continues text")
+    if not Path(place).exists() and isinstance(error, OSError):
+        return _hub_error(place, what, text)
+    return TunekitError(f"the {what} of {place} cannot be loaded: {text}")
+
+
+def _hub_error(place: str, what: str, text: str) -> ModelNotFoundError:
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return ModelNotFoundError(
+        f"the {what} of {place} is neither a local folder nor to be had from the hub{offline}: {text[:300]}",
+        "check the name and the network, or give a local folder or pkg:<package>",
+    )

@@ -1,0 +1,26 @@
+"""The loading options as plain values, for the modules that act on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What `TransformersConfig` says about loading; see there for the meaning of each."""
+
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    attention: str = "auto"
+    cache: Path | None = None
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where converted models are kept."""
+        if self.cache is not None:
+            return self.cache.expanduser()
+        import platformdirs
+
+        return Path(platformdirs.user_cache_dir("tunekit")) / "models"

@@ -1,0 +1,60 @@
+"""Prompts become tokens: texts as they are, conversations through the model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunekit.errors import TunekitError
+from tunekit.values import Message, ModelBundle, Prompt
+
+
+def encode_prompt(prompt: Prompt, bundle: ModelBundle) -> list[int]:
+    """Return the token ids of a prompt, at least one."""
+    tokenizer = bundle.tokenizer
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
+    else:
+        text = render_conversation(prompt, bundle)
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if ids:
+        return ids
+    if tokenizer.bos_token_id is None:
+        raise TunekitError("a prompt is empty and the tokenizer has no token to begin with", "give some text")
+    return [tokenizer.bos_token_id]
+
+
+def render_conversation(messages: Sequence[Message], bundle: ModelBundle) -> str:
+    """Write a conversation as the model was trained to read it, ready for its answer."""
+    import jinja2
+
+    tokenizer = bundle.tokenizer
+    if not tokenizer.chat_template:
+        raise TunekitError(
+            f"the tokenizer of {bundle.source} has no chat template, so the model cannot answer a conversation",
+            "prompt it with plain text, or use an instruct model",
+        )
+    if not messages or messages[-1].role == "assistant":
+        end = "is empty" if not messages else "ends with the assistant's own turn"
+        raise TunekitError(f"a conversation {end}, so there is nothing to answer", "end it with a user turn")
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except jinja2.TemplateError as error:
+        message = f"the chat template of {bundle.source} refuses a conversation: {error}"
+        raise TunekitError(message, "use only the roles it knows, in the order it expects") from error
+    return rendered
+
+
+def end_tokens(bundle: ModelBundle) -> frozenset[int]:
+    """The tokens that end an answer: the tokenizer's, and those of the model's generation config."""
+    config = getattr(bundle.model, "generation_config", None)
+    named: Any = getattr(config, "eos_token_id", None)
+    ids = named if isinstance(named, (list, tuple)) else [named]
+    return frozenset(int(token) for token in [*ids, bundle.tokenizer.eos_token_id] if token is not None)
+
+
+def special_stops(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
+    """The ids of stop strings that are special tokens, which never show in the text."""
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return frozenset(special[text] for text in stop if text in special)

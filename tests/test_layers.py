@@ -11,7 +11,20 @@ import pytest
 import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ["errors", "values", "hooks", "plugin", "catalog", "recipe", "calls", "plan", "record", "engine", "pipeline", "cli"]
+LAYERS = [
+    "errors",
+    "values",
+    "hooks",
+    "plugin",
+    "catalog",
+    "recipe",
+    "calls",
+    "plan",
+    "record",
+    "engine",
+    "pipeline",
+    "cli",
+]
 PYPROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "plugins").glob("*/pyproject.toml"))]
 PLUGINS = [path.parent for path in PYPROJECTS[1:]]
 

@@ -83,8 +83,8 @@ def _run(plan: Plan) -> Section:
 def _steps(plan: Plan) -> Section:
     rows = []
     for step in plan.steps:
-        planned = plan.plugin(step.plugin)
-        made_by = f"{planned.distribution} {planned.version}" if planned else ""
+        found = [planned for name in step.plugin.split(", ") if (planned := plan.plugin(name)) is not None]
+        made_by = ", ".join(dict.fromkeys(f"{planned.distribution} {planned.version}" for planned in found))
         rows.append((step.phase, step.hook.removeprefix("tunekit_"), step.plugin, step.why, made_by))
     return Section("Steps, in order", ("phase", "hook", "plugin", "why", "distribution"), tuple(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line; the exit code is 0 well, 1 failed, 2 the user's mistake, 3 diverged, 130 stopped."""
     from ..errors import TunekitError
 
+    # What libraries log below an error is for developers: shown with --debug.
+    logging.basicConfig(level=logging.WARNING if "--debug" in arguments else logging.ERROR)
     try:
         result = app(arguments, standalone_mode=False)
     except TunekitError as error:

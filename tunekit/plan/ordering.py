@@ -79,7 +79,7 @@ def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iter
     for stage in stages:
         view = [planned for planned in plugins if planned.stage in (None, stage.index)]
         yield from _steps(f"data {stage.name}", "tunekit_read_data", view)
-        yield from _steps(f"data {stage.name}", "tunekit_format_data", view)
+        yield from _formats(f"data {stage.name}", stage, view)
     load = ("tunekit_quantize", "tunekit_before_load", "tunekit_load_model", "tunekit_patch", "tunekit_attach_adapter")
     for hook in load:
         yield from _steps(_PHASE[hook], hook, run)
@@ -98,6 +98,15 @@ def _steps(phase: str, hook: str, view: Sequence[PlannedPlugin]) -> Iterator[Pla
         claimants = claimants[:1]
     for planned in claimants:
         yield PlanStep(phase, hook, planned.name, planned.why)
+
+
+def _formats(phase: str, stage: StagePlan, view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
+    """The formats a stage's sources name, and in one step those that recognise the others."""
+    named = dict.fromkeys(source.format for source in stage.sources if source.format is not None)
+    yield from (PlanStep(phase, "tunekit_format_data", name, "named") for name in named)
+    if any(source.format is None for source in stage.sources):
+        known = ", ".join(planned.name for planned in claimants_of(view, "tunekit_format_data"))
+        yield PlanStep(phase, "tunekit_format_data", known, "whichever knows the columns")
 
 
 def _published(view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:

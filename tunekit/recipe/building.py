@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,7 @@ def _beside(path: str, folder: Path | None) -> str:
     """A relative path that is not found from here but exists beside the recipe file is meant from there."""
     if folder is None or not path or Path(path).exists() or not (folder / path).exists():
         return path
-    return str(folder / path)
+    return os.path.normpath(folder / path)
 
 
 def _is_rows(value: Any) -> bool:

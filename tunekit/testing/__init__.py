@@ -53,10 +53,11 @@ from .runs import (  # noqa: E402
     stage_context,
 )
 from .stages import StageSuite  # noqa: E402
-from .tiny import FP32, save_tiny_model, tiny_bundle, tiny_model, tiny_tokenizer  # noqa: E402
+from .tiny import FP32, MIXED, save_tiny_model, tiny_bundle, tiny_model, tiny_tokenizer  # noqa: E402
 
 __all__ = [
     "FP32",
+    "MIXED",
     "AdapterSuite",
     "BackendSuite",
     "Effect",

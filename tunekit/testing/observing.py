@@ -80,7 +80,9 @@ def changed(before: Snapshot, after: Snapshot) -> set[str]:
     return {name for name in before if name not in after or not torch.equal(before[name], after[name])}
 
 
-def train_(model: Any, optimizer: Any = None, steps: int = 4, learning_rate: float = 1e-2, seed: int = 0) -> list[float]:
+def train_(
+    model: Any, optimizer: Any = None, steps: int = 4, learning_rate: float = 1e-2, seed: int = 0
+) -> list[float]:
     """Train what requires a gradient on the same tokens over and over, in place, and return the losses."""
     import torch
 
@@ -94,7 +96,7 @@ def train_(model: Any, optimizer: Any = None, steps: int = 4, learning_rate: flo
             loss = model(input_ids=token_ids(), labels=token_ids()).loss
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
     optimizer.zero_grad()
     model.eval()
     return losses

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 FP32 = Precision("cpu", "float32", "float32", "float32", "fp32 throughout, for tests")
 """The policy that tests use where they are not about precision."""
+MIXED = Precision("cpu", "bfloat16", "bfloat16", "float32", "bf16 products, fp32 training, for tests")
+"""Frozen weights and products in bf16, trained parameters in fp32."""
 
 VOCABULARY = 512
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

@@ -1,0 +1,122 @@
+"""What a quantiser has to satisfy: smaller weights, outputs near the dense ones, and adapters that train on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..catalog import Catalog
+from ..plugin import Plugin
+from ..values import Context, LoadRequest, ModelBundle, Quantization
+from .observing import changed, gradients, logits, snapshot, train_, trainable
+from .plugins import PluginSuite
+from .runs import default_plugin, run_context
+from .tiny import FP32, save_tiny_model
+
+
+class QuantizerSuite(PluginSuite):
+    """`error_bound` is the largest mean absolute error of logits, relative to the mean size of the dense ones.
+
+    The model is loaded by the default loader, and `lora` is put on it; both have to be installed for this suite.
+    """
+
+    error_bound: ClassVar[float]
+    gradient_cosine: ClassVar[float] = 0.9
+
+    def adapter(self) -> Plugin[Any]:
+        """The adapter that trains on the quantised weights."""
+        return Catalog.discover().load("lora")(rank=4)
+
+    def context(self, *plugins: Plugin[Any]) -> Context:
+        """The context of a run with the default loader, the adapter and these."""
+        return run_context(*plugins, default_plugin("tunekit_load_model"), self.adapter(), *self.companions)
+
+    def dense(self, folder: Path) -> ModelBundle:
+        """The tiny model as it is."""
+        bundle: ModelBundle = self.context().calls.own(
+            "tunekit_load_model", request=self.request(folder), context=self.context()
+        )
+        return bundle
+
+    def quantized(self, folder: Path) -> ModelBundle:
+        """The tiny model, loaded as the quantiser asks."""
+        context = self.context(self.make())
+        request = self.request(folder)
+        request = replace(request, quantization=context.calls.own("tunekit_quantize", request=request))
+        request = context.calls.chain("tunekit_before_load", "request", request)
+        bundle: ModelBundle = context.calls.own("tunekit_load_model", request=request, context=context)
+        return bundle
+
+    def request(self, folder: Path) -> LoadRequest:
+        """What is to be loaded: the tiny model, saved into `folder` when first asked for."""
+        if not (folder / "config.json").is_file():
+            save_tiny_model(folder, head_dim=32)
+        return LoadRequest(str(folder), FP32)
+
+    def adapted(self, bundle: ModelBundle, seed: int = 0) -> Any:
+        """The model of the bundle with the adapter on it."""
+        context = self.context()
+        context = replace(context, seed=seed)
+        return context.calls.own("tunekit_attach_adapter", bundle=bundle, context=context).model
+
+    def test_it_says_how_many_bits_a_weight_takes(self, tmp_path: Path) -> None:
+        """Fewer than the 16 of bf16, scales included, and under a name."""
+        quantization: Quantization = self.calls().own("tunekit_quantize", request=self.request(tmp_path))
+        assert 0 < quantization.bits < 16
+        assert quantization.method
+
+    def test_the_stored_weights_are_smaller(self, tmp_path: Path) -> None:
+        """Than those of the dense model, and the bundle says that they are quantised."""
+        quantized = self.quantized(tmp_path)
+        assert quantized.quantization is not None
+        assert _stored(quantized.model) < _stored(self.dense(tmp_path).model)
+
+    def test_the_outputs_stay_near_the_dense_ones(self, tmp_path: Path) -> None:
+        """Within `error_bound`, and not equal, which would mean that nothing was quantised."""
+        dense = logits(self.dense(tmp_path).model)
+        error = float((logits(self.quantized(tmp_path).model) - dense).abs().mean() / dense.abs().mean())
+        assert 0 < error <= self.error_bound, f"relative error {error:.4f}, bound {self.error_bound}"
+
+    def test_an_adapter_trains_on_it_and_the_base_stays(self, tmp_path: Path) -> None:
+        """The loss falls, every adapter parameter moves, and nothing else does."""
+        model = self.adapted(self.quantized(tmp_path))
+        named, before = set(trainable(model)), snapshot(model)
+        losses = train_(model)
+        assert losses[-1] < losses[0], f"the loss does not fall: {losses}"
+        assert changed(before, snapshot(model)) == named
+
+    def test_gradients_are_those_of_the_dense_model_even_after_an_evaluation(self, tmp_path: Path) -> None:
+        """Some kernels switch to one without gradients after the first evaluation: silently wrong training."""
+        import torch
+
+        found = []
+        for bundle in (self.dense(tmp_path), self.quantized(tmp_path)):
+            model = self.adapted(bundle)
+            _fill_(model)
+            logits(model)
+            found.append(gradients(model))
+        dense, quantized = found
+        assert quantized.keys() == dense.keys(), f"no gradient for {sorted(dense.keys() - quantized.keys())}"
+        for name, gradient in dense.items():
+            cosine = float(torch.cosine_similarity(gradient.flatten(), quantized[name].flatten().float(), dim=0))
+            assert cosine >= self.gradient_cosine, f"{name}: cosine {cosine:.3f} with the dense model's gradient"
+
+    def test_loading_twice_gives_the_same_outputs(self, tmp_path: Path) -> None:
+        """Quantising is deterministic, so a run can be opened again."""
+        first, second = (logits(self.quantized(tmp_path).model) for _ in range(2))
+        assert bool((first == second).all())
+
+
+def _stored(model: Any) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+
+
+def _fill_(model: Any) -> None:
+    """Give what trains seeded values, in place: at an adapter's start half of its gradients are zero by design."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for parameter in trainable(model).values():
+        parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.02).to(parameter)

@@ -64,7 +64,8 @@ def test_core_imports_go_down_and_never_to_a_plugin_or_torch(path):
 @pytest.mark.parametrize("pyproject", PYPROJECTS, ids=lambda path: path.parent.name)
 def test_no_dependency_is_spelled_tunekit(pyproject):
     project = tomllib.loads(pyproject.read_text())["project"]
-    listed = [*project.get("dependencies", []), *sum(project.get("optional-dependencies", {}).values(), [])]
+    extras = (dependency for extra in project.get("optional-dependencies", {}).values() for dependency in extra)
+    listed = [*project.get("dependencies", []), *extras]
     for dependency in listed:
         assert not re.match(r"tunekit\s*($|[\[<>=!~;@ ])", dependency), f"{dependency} is somebody else's project"
 

@@ -82,6 +82,12 @@ class Lines(Plugin[Nothing]):
         return (Example(row.number, row.where, text=row.values["text"]) if row.values["text"]
                 else BadRow(row.number, row.where, "the text is empty", "write something") for row in rows.read())
 
+class Quiet(Plugin[Nothing]):
+    """A format that knows nothing."""
+    @hookimpl
+    def tunekit_format_data(self, rows: Rows):
+        return None
+
 class LoaderOptions(PluginConfig):
     fail: bool = Field(False, description="fail while loading")
 
@@ -146,7 +152,9 @@ WORLD_PLUGINS = {
     "precision": "Precise",
     "files": "Reader",
     "text": "Lines",
-    "alpaca": "Lines2",
+    "alpaca": "Quiet",
+    "sharegpt": "Quiet",
+    "openai": "Quiet",
     "transformers": "Loader",
     "adamw": "Optimizer",
     "steps": "Steps",
@@ -166,8 +174,6 @@ def world(distribution: FakeDistribution, site: Path, monkeypatch: pytest.Monkey
         return found
 
     monkeypatch.setattr(Catalog, "discover", classmethod(only_fake))
-    quiet = "\nclass Quiet(Plugin[Nothing]):\n    @hookimpl\n    def tunekit_format_data(self, rows: Rows):\n        return None\n"
-    names = {key: f"fake_world:{value}" for key, value in WORLD_PLUGINS.items() if key != "alpaca"}
-    names |= dict.fromkeys(("alpaca", "sharegpt", "openai"), "fake_world:Quiet")
-    distribution("fake-world", names, WORLD + quiet)
+    names = {key: f"fake_world:{value}" for key, value in WORLD_PLUGINS.items()}
+    distribution("fake-world", names, WORLD)
     return distribution

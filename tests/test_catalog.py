@@ -63,7 +63,7 @@ def test_a_broken_plugin_that_was_named_raises_with_its_cause(distribution):
 
 def test_an_entry_that_is_no_plugin_is_broken(distribution):
     site = distribution("fake-odd", {"odd": "fake_odd:thing"}, "thing = 3")
-    with pytest.raises(BrokenPluginError, match="is 3, no subclass of tunekit.Plugin"):
+    with pytest.raises(BrokenPluginError, match=r"is 3, no subclass of tunekit\.Plugin"):
         catalog(site).load("odd")
 
 
@@ -76,7 +76,7 @@ def test_an_unknown_name_suggests_the_nearest_and_how_to_install(distribution):
 def test_two_distributions_with_one_name_are_named_both(distribution):
     distribution("fake-one", {"good": "fake_one:Good"}, GOOD)
     site = distribution("fake-two", {"good": "fake_two:Good"}, GOOD, version="2.0")
-    with pytest.raises(DuplicatePluginError, match="fake-one 1.0 and fake-two 2.0|fake-two 2.0 and fake-one 1.0"):
+    with pytest.raises(DuplicatePluginError, match=r"fake-one 1\.0 and fake-two 2\.0|fake-two 2\.0 and fake-one 1\.0"):
         catalog(site).load("good")
     assert {row.status for row in catalog(site).listing()} == {"duplicate"}
 

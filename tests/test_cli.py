@@ -26,7 +26,7 @@ def test_plan_shows_a_table_or_json(recipe, capsys):
     assert run(["plan", recipe, "--json", "stages.steps.steps=4"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["estimate"]["memory_bytes"] == {"weights": 110}
-    assert [entry["options"] for entry in plan["plugins"] if entry["name"] == "steps"][0]["steps"] == 4
+    assert {entry["name"]: entry["options"] for entry in plan["plugins"]}["steps"]["steps"] == 4
 
 
 def test_train_resume_and_chat_follow_each_other(recipe, capsys, monkeypatch):

@@ -148,7 +148,7 @@ def test_rows_and_the_same_plugin_twice_in_python(world):
     from fake_world import Both
 
     assert from_code("m", [{"text": "a"}]).data[0].rows == ({"text": "a"},)
-    with pytest.raises(RecipeError, match="use.sizes: is given twice"):
+    with pytest.raises(RecipeError, match=r"use\.sizes: is given twice"):
         from_code("m", "d", [Both(), Both()])
 
 

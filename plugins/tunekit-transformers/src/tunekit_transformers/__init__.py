@@ -44,7 +44,7 @@ class TransformersConfig(PluginConfig):
     cache: Path | None = Field(
         None, description="folder for converted GGUF models; none: the user's cache folder for tunekit"
     )
-    batch: int = Field(16, ge=1, le=1024, description="prompts that are answered together, at most")
+    batch: int = Field(32, ge=1, le=1024, description="prompts that are answered together, at most")
 
 
 class Transformers(Plugin[TransformersConfig]):

@@ -1,4 +1,4 @@
-"""Following the rows of a batch while they grow: text so far, where each ends and why, and what may be shown already."""
+"""Follow the rows of a batch while they grow: the text so far, where each ends and why, what may be shown already."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Row:
         return min((position for stop in self.stop if (position := text.find(stop)) >= 0), default=None)
 
 
-class Follow(StoppingCriteria):  # type: ignore[misc]
+class Follow(StoppingCriteria):
     """Tell `generate` which rows have ended. `watch` is called after each step; it returns True to give up."""
 
     def __init__(self, rows: Sequence[Row], watch: Callable[[], bool] | None = None) -> None:

@@ -44,7 +44,7 @@ class TransformersBackend:
     rare, in bf16 it is seen now and then.
     """
 
-    def __init__(self, bundle: ModelBundle, batch: int = 16) -> None:
+    def __init__(self, bundle: ModelBundle, batch: int = 32) -> None:
         self.bundle, self.batch = bundle, batch
         self.model, self.tokenizer = bundle.model, bundle.tokenizer
 
@@ -102,7 +102,8 @@ class TransformersBackend:
 
     def _generation_config(self, limit: int) -> Any:
         """Name every setting that `generate` would otherwise take from the model's own sampling defaults."""
-        return GenerationConfig(
+        make: Any = GenerationConfig
+        return make(
             max_new_tokens=limit,
             max_length=None,
             min_length=0,

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 from tunekit.errors import TunekitError
 
-from .gguf_header import read_header
+from .gguf_header import read_header, write_without_vocabulary
 
 FORMAT = "1"
 """Part of every key: raise it when what a conversion writes changes."""
@@ -97,26 +99,46 @@ def _convert_beside(path: Path, folder: Path) -> None:
 
 
 def _write_copy(path: Path, target: Path) -> None:
-    """Dequantise with transformers: matrices quantised in the file become bf16, others keep their dtype."""
+    """Dequantise with transformers: matrices that are quantised in the file become bf16, others keep their dtype."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from .quiet import quiet
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     dtype = getattr(torch, read_header(path).float_type or "bfloat16")
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-            )
-        except (ValueError, KeyError, NotImplementedError) as error:
-            raise TunekitError(
-                f"transformers cannot read {path}: {error}", "use a safetensors copy of the model"
-            ) from error
+    config, tokenizer = read_gguf(path)
+    with reading_gguf(path):
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            config=config,
+            dtype=dtype,
+            quantization_config=GgufConfig(dequantize=True),
+        )
         model.config.architectures = [type(model).__name__]
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
+
+
+def read_gguf(path: Path) -> tuple[Any, Any]:
+    """Return config and tokenizer of a GGUF file."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    with reading_gguf(path), tempfile.TemporaryDirectory() as folder:
+        write_without_vocabulary(path, Path(folder, path.name))
+        config = AutoConfig.from_pretrained(folder, gguf_file=path.name)
+        return config, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+@contextmanager
+def reading_gguf(path: Path) -> Iterator[None]:
+    """Say what to do about a file that transformers cannot read, and keep its progress bars off the screen."""
+    from .quiet import quiet
+
+    with quiet(), redirect_stderr(io.StringIO()):
+        try:
+            yield
+        except (ValueError, KeyError, NotImplementedError) as error:
+            message = f"transformers cannot read {path}: {error}"
+            raise TunekitError(message, "use a safetensors copy of the model") from error
 
 
 def _write_manifest(path: Path, target: Path) -> None:

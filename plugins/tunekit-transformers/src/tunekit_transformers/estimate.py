@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from tunekit.errors import ModelNotFoundError, TunekitError
+from tunekit.errors import ModelNotFoundError
 from tunekit.values import BYTES, Estimate, EstimateRequest
 
-from .conversion import converted_folder, is_complete
+from .conversion import converted_folder, is_complete, read_gguf
 from .loading import explain, hub_arguments, load_tokenizer
 from .options import LoadOptions
 from .quiet import quiet
@@ -41,9 +40,10 @@ def build_skeleton(config: Any, dtype: str, options: LoadOptions) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    auto: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"):
         try:
-            return AutoModelForCausalLM.from_config(
+            return auto.from_config(
                 config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code
             )
         except ValueError as error:
@@ -64,7 +64,7 @@ def _describe(model: str, options: LoadOptions, note: Any) -> tuple[Any, Any]:
         return _load_config(str(folder), options), load_tokenizer(str(folder), options, note)
     seconds = conversion_seconds(source.location.stat().st_size)
     note(f"{model} is not converted yet: the first run takes about {seconds} s for it, once")
-    return _describe_gguf(source.location)
+    return read_gguf(source.location)
 
 
 def _load_config(place: str, options: LoadOptions) -> Any:
@@ -77,29 +77,18 @@ def _load_config(place: str, options: LoadOptions) -> Any:
             raise explain(place, "config", error) from error
 
 
-def _describe_gguf(path: Path) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoTokenizer
-
-    with quiet():
-        try:
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-            return config, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            message = f"transformers cannot read {path}: {error}"
-            raise TunekitError(message, "use a safetensors copy of the model") from error
-
-
 def _has_adapter(request: EstimateRequest) -> bool:
     return any(hasattr(planned.plugin, "tunekit_attach_adapter") for planned in request.plan.plugins)
 
 
 def _process_bytes() -> int:
     """What Python takes with the libraries of a run imported, measured in this process."""
-    import psutil
-    import transformers.trainer  # noqa: F401  imported for its size
+    import psutil  # type: ignore[import-untyped,unused-ignore]
 
-    if importlib.util.find_spec("peft") is not None:
-        import peft  # noqa: F401  imported for its size
+    with quiet():
+        import transformers.trainer  # noqa: F401  imported for its size
 
+        if importlib.util.find_spec("peft") is not None:
+            import peft  # noqa: F401  imported for its size
     resident: int = psutil.Process().memory_info().rss
     return resident

@@ -1,6 +1,6 @@
 """The header of a GGUF file: its metadata and the table of its tensors, without their values.
 
-Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Little-endian versions 2 and 3.
+Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Versions 2, 3.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Metadata (arrays of strings only as their length) and tensors of a GGUF file."""
+    """Metadata (arrays of strings only as their length) and tensors of a GGUF file.
+
+    `entries` tells where in the file each metadata entry stands, `tensor_table` where the table of tensors does.
+    """
 
     metadata: dict[str, Any]
     tensors: tuple[GgufTensor, ...]
+    entries: dict[str, slice]
+    tensor_table: slice
 
     @property
     def parameters(self) -> int:
@@ -44,6 +49,25 @@ class GgufHeader:
         """The dtype of the matrices where they are not quantised, None where they are."""
         types = {tensor.ggml_type for tensor in self.tensors if len(tensor.shape) > 1}
         return UNQUANTIZED[min(types)] if types and types <= set(UNQUANTIZED) else None
+
+
+def write_without_vocabulary(path: Path, target: Path) -> None:
+    """Write a copy whose vocabulary and weights are left out, the latter as a hole of the same size.
+
+    gguf's own reader needs seconds for a vocabulary, and what a model looks like can be read without. A file that does
+    not state its vocabulary's size keeps it.
+    """
+    header = read_header(path)
+    architecture = header.metadata["general.architecture"]
+    drop = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores", "tokenizer.ggml.token_type")
+    sized = f"{architecture}.vocab_size" in header.metadata
+    kept = [place for key, place in header.entries.items() if not (sized and key in drop)]
+    with path.open("rb") as file:
+        data = file.read(header.tensor_table.stop)
+    with target.open("wb") as file:
+        file.write(data[:16] + struct.pack("<Q", len(kept)))
+        file.writelines(data[place] for place in [*kept, header.tensor_table])
+        file.truncate(path.stat().st_size)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -71,13 +95,18 @@ class _Reader:
         if version not in (2, 3):
             raise ValueError(f"it is GGUF version {version}; versions 2 and 3 are known")
         count, entries = self.number("Q"), self.number("Q")
-        metadata = {self.string(): self.value(self.number("I")) for _ in range(entries)}
+        metadata: dict[str, Any] = {}
+        places: dict[str, slice] = {}
+        for _ in range(entries):
+            start, key = self.position, self.string()
+            metadata[key] = self.value(self.number("I"))
+            places[key] = slice(start, self.position)
         if "general.architecture" not in metadata:
             raise ValueError("it names no architecture")
-        tensors = tuple(self.tensor() for _ in range(count))
+        start, tensors = self.position, tuple(self.tensor() for _ in range(count))
         if self.position + max((tensor.offset for tensor in tensors), default=0) >= len(self.data):
             raise ValueError("it is cut off: some tensors lie beyond its end")
-        return GgufHeader(metadata, tensors)
+        return GgufHeader(metadata, tensors, places, slice(start, self.position))
 
     def number(self, code: str) -> Any:
         (value,) = struct.unpack_from(f"<{code}", self.data, self.position)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
 from tunekit.values import Event, LoadRequest, ModelBundle
@@ -71,10 +71,10 @@ def hub_arguments(options: LoadOptions) -> dict[str, Any]:
 def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
     from transformers import AutoModelForCausalLM
 
-    arguments = _model_arguments(request, options)
+    arguments, auto = _model_arguments(request, options), cast(Any, AutoModelForCausalLM)
     with quiet():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(place, output_loading_info=True, **arguments)
+            model, info = auto.from_pretrained(place, output_loading_info=True, **arguments)
         except (OSError, ValueError) as error:
             raise explain(place, "model", error) from error
     _refuse_missing_weights(place, info)

@@ -20,7 +20,7 @@ def row_generator(seed: int, row: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-class Choose(LogitsProcessor):  # type: ignore[misc]
+class Choose(LogitsProcessor):
     """Leave one token per row with a finite score, so that a greedy loop picks it.
 
     Sampling here rather than in `generate` keeps the global random state untouched and gives a row the same numbers

@@ -1,4 +1,4 @@
-"""From the model string of a recipe to the place its files are. Knows neither torch nor transformers nor the network."""
+"""From the model string of a recipe to the place of its files. Knows no torch, no transformers and no network."""
 
 from __future__ import annotations
 

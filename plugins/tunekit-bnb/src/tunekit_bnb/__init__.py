@@ -1,0 +1,110 @@
+"""Weights in 4 or 8 bits through bitsandbytes, under an adapter that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from tunekit.errors import Problem
+from tunekit.hooks import hookimpl
+from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, ModelBundle, Plan, Quantization, Report
+
+__all__ = ["Bnb", "BnbConfig"]
+
+DEVICES = frozenset({"cpu", "cuda", "xpu", "hpu", "npu", "mps"})
+"""The device types bitsandbytes has kernels for (`bitsandbytes.supported_torch_devices`)."""
+
+HEADS = ("lm_head", "embed_out")
+"""Names of output heads: transformers keeps the head by itself only where no other layer is named."""
+
+_ONLY_WITH = {"kind": 4, "double_quantization": 4, "threshold": 8}
+
+
+class BnbConfig(PluginConfig):
+    """The options of bitsandbytes."""
+
+    bits: Literal[4, 8] = Field(4, description="bits per weight: 4 is QLoRA's, 8 is LLM.int8()")
+    kind: Literal["nf4", "fp4"] = Field(
+        "nf4", description="the 16 values of a 4-bit weight: nf4 are quantiles of a normal distribution, fp4 are floats"
+    )
+    double_quantization: bool = Field(
+        True, description="store the scales of 4-bit weights in 8 bits: 4.13 instead of 4.5 bits per weight"
+    )
+    threshold: float = Field(
+        6.0, ge=0, description="8 bits: input columns with a value above this are multiplied in 16 bits; 0: none"
+    )
+    skip: tuple[str, ...] = Field((), description="layers that keep their weights, by name or start of name")
+
+    @model_validator(mode="after")
+    def _every_option_acts(self) -> BnbConfig:
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        idle = [n for n, bits in _ONLY_WITH.items() if bits != self.bits and getattr(self, n) != defaults[n]]
+        if idle:
+            raise ValueError(
+                f"{', '.join(idle)} means nothing with {self.bits} bits; leave it out, or ask for other bits"
+            )
+        return self
+
+    @property
+    def scale_bits(self) -> float:
+        """Bits per weight that the scales of 4-bit weights take: one scale per 64 weights."""
+        return 8 / 64 + 32 / (64 * 256) if self.double_quantization else 32 / 64
+
+
+class Bnb(Plugin[BnbConfig]):
+    """NF4 and FP4 (QLoRA, arXiv 2305.14314) and LLM.int8() (arXiv 2208.07339)."""
+
+    requires = frozenset({"adapter"})
+    provides = frozenset({"quantization", "quantization.bnb"})
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a device that bitsandbytes has no kernels for."""
+        device = plan.precision.device
+        if device in DEVICES:
+            return []
+        remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
+        return [Problem("use.bnb", f"bitsandbytes has no kernels for {device}", remedy)]
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Count the linear layers in their fewer bits, scales included; embeddings and head stay as they are."""
+        from .layers import estimate_weights
+
+        return estimate_weights(self.config, request.load.precision.weights, estimate)
+
+    @hookimpl
+    def tunekit_quantize(self, request: LoadRequest) -> Quantization:
+        """Have the loader quantise while it loads; products run in the compute dtype of the precision policy.
+
+        The weights cannot train. An adapter must not be merged into them: in 4 bits that loses nearly all of it.
+        """
+        import transformers
+
+        config = self.config
+        make_config: Any = transformers.BitsAndBytesConfig
+        options: dict[str, Any] = {"llm_int8_skip_modules": [*config.skip, *HEADS] if config.skip else None}
+        if config.bits == 4:
+            options |= {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": config.kind,
+                "bnb_4bit_use_double_quant": config.double_quantization,
+                "bnb_4bit_compute_dtype": request.precision.compute,
+            }
+        else:
+            options |= {"load_in_8bit": True, "llm_int8_threshold": config.threshold}
+        return Quantization(
+            method=config.kind if config.bits == 4 else "llm.int8",
+            bits=4 + config.scale_bits if config.bits == 4 else 8.0,
+            arguments={"quantization_config": make_config(**options)},
+        )
+
+    @hookimpl
+    def tunekit_patch(self, bundle: ModelBundle) -> Report:
+        """Keep the weights in one layout, and bitsandbytes quiet about what it does on every call."""
+        from .layers import steady
+
+        return steady(self.config, bundle.model)

@@ -4,8 +4,7 @@
     from tunekit_lora import Lora
 
     class TestLora(AdapterSuite):
-        plugin = Lora
-        options = {"rank": 4}
+        plugin = Lora(rank=4)
 
 A suite's test may be replaced only by one that is marked `@pytest.mark.xfail(reason="...")`.
 """

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from ..catalog import Catalog
 from ..plugin import Plugin
-from ..values import Context, LoadRequest, ModelBundle, Quantization
+from ..values import LoadRequest, ModelBundle, Quantization
 from .observing import changed, gradients, logits, snapshot, train_, trainable
 from .plugins import PluginSuite
-from .runs import default_plugin, run_context
+from .runs import calls_of, default_plugin, run_context
 from .tiny import FP32, save_tiny_model
 
 
@@ -28,37 +28,35 @@ class QuantizerSuite(PluginSuite):
         """The adapter that trains on the quantised weights."""
         return Catalog.discover().load("lora")(rank=4)
 
-    def context(self, *plugins: Plugin[Any]) -> Context:
-        """The context of a run with the default loader, the adapter and these."""
-        return run_context(*plugins, default_plugin("tunekit_load_model"), self.adapter(), *self.companions)
-
     def dense(self, folder: Path) -> ModelBundle:
         """The tiny model as it is."""
-        bundle: ModelBundle = self.context().calls.own(
-            "tunekit_load_model", request=self.request(folder), context=self.context()
-        )
-        return bundle
+        return self._loaded(folder, *self.companions)
 
     def quantized(self, folder: Path) -> ModelBundle:
-        """The tiny model, loaded as the quantiser asks."""
-        context = self.context(self.make())
-        request = self.request(folder)
-        request = replace(request, quantization=context.calls.own("tunekit_quantize", request=request))
-        request = context.calls.chain("tunekit_before_load", "request", request)
-        bundle: ModelBundle = context.calls.own("tunekit_load_model", request=request, context=context)
-        return bundle
+        """The tiny model as the quantiser has it loaded and patched."""
+        return self._loaded(folder, self.make(), *self.companions)
 
     def request(self, folder: Path) -> LoadRequest:
         """What is to be loaded: the tiny model, saved into `folder` when first asked for."""
         if not (folder / "config.json").is_file():
-            save_tiny_model(folder, head_dim=32)
+            save_tiny_model(folder)
         return LoadRequest(str(folder), FP32)
 
-    def adapted(self, bundle: ModelBundle, seed: int = 0) -> Any:
+    def adapted(self, bundle: ModelBundle) -> Any:
         """The model of the bundle with the adapter on it."""
-        context = self.context()
-        context = replace(context, seed=seed)
+        context = run_context(self.adapter())
         return context.calls.own("tunekit_attach_adapter", bundle=bundle, context=context).model
+
+    def _loaded(self, folder: Path, *plugins: Plugin[Any]) -> ModelBundle:
+        plugins = (*plugins, default_plugin("tunekit_load_model"))
+        calls, context, request = calls_of(*plugins), run_context(*plugins), self.request(folder)
+        if calls.owner("tunekit_quantize") is not None:
+            request = replace(request, quantization=calls.own("tunekit_quantize", request=request))
+        request = calls.chain("tunekit_before_load", "request", request)
+        bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
+        for _ in calls.each("tunekit_patch", bundle=bundle):
+            pass  # a patch changes the model in place
+        return bundle
 
     def test_it_says_how_many_bits_a_weight_takes(self, tmp_path: Path) -> None:
         """Fewer than the 16 of bf16, scales included, and under a name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,18 +34,12 @@ class Trained:
 
 
 class StageSuite(PluginSuite):
-    """For plugins that train. `options` should make a stage of about 8 steps on the 8 examples of `data`.
+    """For plugins that train.
 
-    `checkpointing` are the options that write a checkpoint every 2 steps. `progress` is the metric of `step` events
-    that has to fall.
+    The plugin's options should make about 8 steps on the 8 examples of `data`, with a checkpoint every 2 steps.
+    `progress` is the metric of `step` events that has to fall.
     """
 
-    options: ClassVar[Mapping[str, Any]] = {
-        "epochs": 4,
-        "learning_rate": 5e-3,
-        "schedule": {"shape": "constant", "warmup_ratio": 0.0},
-    }
-    checkpointing: ClassVar[Mapping[str, Any]] = {"checkpoint": {"every": 2}}
     progress: ClassVar[str] = "loss"
 
     def bundle(self) -> ModelBundle:
@@ -61,7 +55,7 @@ class StageSuite(PluginSuite):
     ) -> Trained:
         """Train a fresh bundle in `folder` with the default optimiser; `watch` is told every event."""
         bundle, events = self.bundle(), []
-        plugin = self.make(**self.checkpointing)
+        plugin = self.make()
 
         def see(event: Event) -> None:
             events.append(event)

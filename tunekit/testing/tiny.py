@@ -36,7 +36,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(_trained()),
         eos_token=END,
         pad_token=PAD,
@@ -59,7 +59,7 @@ def tiny_model(seed: int = 0, dtype: DType = "float32", **config: Any) -> LlamaF
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(tiny_config(**config))
-    return model.to(getattr(torch, dtype)).eval()
+    return model.to(getattr(torch, dtype)).eval()  # type: ignore[no-any-return]
 
 
 def tiny_config(**config: Any) -> Any:

@@ -1,0 +1,13 @@
+"""DoRA satisfies what every adapter has to, on top of LoRA."""
+
+from __future__ import annotations
+
+from tunekit_dora import Dora
+from tunekit_lora import Lora
+
+from tunekit.testing import AdapterSuite
+
+
+class TestDora(AdapterSuite):
+    plugin = Dora()
+    companions = (Lora(rank=4),)

@@ -1,0 +1,15 @@
+"""LoRA satisfies what every adapter has to."""
+
+from __future__ import annotations
+
+from tunekit_lora import Lora
+
+from tunekit.testing import AdapterSuite
+
+
+class TestLora(AdapterSuite):
+    plugin = Lora()
+
+
+class TestRankStabilisedLora(AdapterSuite):
+    plugin = Lora(rslora=True, rank=16, targets=["q_proj", "down_proj"], modules_to_save=["lm_head"])

@@ -1,0 +1,15 @@
+"""AdamW satisfies what every optimiser has to."""
+
+from __future__ import annotations
+
+from tunekit_train import AdamW
+
+from tunekit.testing import OptimizerSuite
+
+
+class TestAdamW(OptimizerSuite):
+    plugin = AdamW()
+
+
+class TestAdamWWithOtherMoments(OptimizerSuite):
+    plugin = AdamW(beta1=0.5, beta2=0.9, eps=1e-6)

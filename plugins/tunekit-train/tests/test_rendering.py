@@ -60,6 +60,13 @@ GENERATION = (
     "{% generation %}{{ m['content'] }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}"
     "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+GENERATION_WITH_END = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+    "{% generation %}{{ m['content'] + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GENERATION_ONCE = GENERATION.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
 
 
 def _fast(backend: Tokenizer) -> Any:
@@ -148,6 +155,8 @@ SYSTEM = _talk(("system", "Be brief."), *TWO.messages)
         (SYSTEM_IN_LAST_USER, SYSTEM, ["Hello.</s>", " Well, fine.</s>"]),
         (NO_END_TOKEN, TWO, ["Hello.\n\n", "Well, fine.\n\n"]),
         (GENERATION, SYSTEM, ["Hello.<|im_end|>", "Well, fine.<|im_end|>"]),
+        (GENERATION_WITH_END, SYSTEM, ["Hello.<|im_end|>\n", "Well, fine.<|im_end|>\n"]),
+        (GENERATION_ONCE, TWO, ["Hello.<|im_end|>", "Well, fine.<|im_end|>"]),
         (
             DROPS_OLD_THOUGHTS,
             _talk(("user", "hi"), ("assistant", "hm</think>Yes"), ("user", "so?"), ("assistant", "ah</think>No")),
@@ -158,7 +167,8 @@ SYSTEM = _talk(("system", "Be brief."), *TWO.messages)
     ],
     ids=[
         "chatml", "chatml-system", "llama3", "llama3-strips", "mistral", "drops-system", "moves-system",
-        "no-end-token", "generation-tag", "drops-old-thoughts", "assistant-first", "assistant-twice",
+        "no-end-token", "generation-tag", "generation-tag-around-the-end", "generation-tag-once",
+        "drops-old-thoughts", "assistant-first", "assistant-twice",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["bytes_tokenizer", "llama_tokenizer"])
@@ -274,6 +284,12 @@ def test_a_message_of_weight_zero_is_left_out_of_all_too(bytes_tokenizer: Any) -
     assert trained[1].startswith("\n<|im_start|>user")
 
 
+def test_a_message_of_weight_zero_may_be_left_out_by_the_template(bytes_tokenizer: Any) -> None:
+    tokenizer = _with(bytes_tokenizer, DROPS_SYSTEM)
+    sequence = render(_talk(Message("system", "s", 0.0), *TWO.messages), tokenizer, "last", None)
+    assert _trained(sequence, tokenizer) == ["Well, fine.</s>"]
+
+
 def test_a_user_message_with_a_weight_is_trained(bytes_tokenizer: Any) -> None:
     tokenizer = _with(bytes_tokenizer, CHATML)
     sequence = render(_talk(Message("user", "ask", 2.0), ("assistant", "tell")), tokenizer, "assistant", None)
@@ -370,13 +386,10 @@ def test_a_template_that_rewrites_an_answer_beyond_recognition_is_refused_not_gu
         render(TWO, _with(bytes_tokenizer, repeats), "assistant", None)
 
 
-def test_generation_marks_that_do_not_match_the_answers_are_refused(bytes_tokenizer: Any) -> None:
-    once = (
-        "{% for m in messages %}{% if loop.last %}{% generation %}{{ m['content'] }}{% endgeneration %}"
-        "{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
-    )
-    with pytest.raises(DataError, match="marks 1 generated parts for 2 assistant turns"):
-        render(TWO, _with(bytes_tokenizer, once), "assistant", None)
+def test_a_template_that_leaves_an_answer_out_is_refused(bytes_tokenizer: Any) -> None:
+    parts = "{% for m in messages %}{% for p in m['content'] if p is mapping %}{{ p['text'] }}{% endfor %}|{% endfor %}"
+    with pytest.raises(DataError, match="leaves out the content of message 2; use a template for plain text"):
+        render(TWO, _with(bytes_tokenizer, parts), "assistant", None)
 
 
 def test_many_bad_rows_are_counted_by_reason_after_the_first_ones(bytes_tokenizer: Any) -> None:

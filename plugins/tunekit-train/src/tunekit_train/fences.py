@@ -56,6 +56,10 @@ class Fences:
         """Blanks, then a special token: what ends a turn."""
         return re.compile(rf"\s*(?:{self._special_text.pattern})")
 
+    def ends(self, text: str) -> bool:
+        """Whether a text ends with a special token, blanks aside."""
+        return text.rstrip().endswith(tuple(self.special.values()))
+
     @cached_property
     def _special_text(self) -> re.Pattern[str]:
         longest_first = sorted(self.special.values(), key=len, reverse=True)

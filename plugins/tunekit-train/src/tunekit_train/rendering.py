@@ -4,7 +4,8 @@ Which tokens are trained is never found by searching the text for role markers, 
 follows from rendering alone. An answer begins where `messages[:k]` rendered with the generation prompt ends. It ends
 where a second rendering, with the answer's content replaced by a private character, continues as the first one does.
 The special token that follows (`<|im_end|>`, `<|eot_id|>`, `</s>`) is trained with it: it is what ends an answer.
-A template with `{% generation %}` marks its answers itself.
+A template with `{% generation %}` marks its answers itself. Where a template leaves an answer out, or rewrites it so
+that its place cannot be told, the row is refused.
 
 Special tokens inside a message stay plain text, so that no message can forge a turn (`fences`). The ids are those of
 `tokenizer.apply_chat_template(messages, sanitize_control_tokens=True)`, which for messages without special tokens are
@@ -153,7 +154,7 @@ class _Renderer:
         generated = self._generated(messages) if _GENERATION.search(self._template_source) else {}
         rest = 1.0 if self.supervise == "all" else 0.0
         spans = (
-            _Span(*(generated.get(index) or self._span(text, messages, index)), weight)
+            _Span(*self._span(text, messages, index, generated.get(index)), weight)
             for index, weight in wanted.items()
             if weight != rest
         )
@@ -181,8 +182,12 @@ class _Renderer:
             return None
         return len(beginning) if text.startswith(beginning) else None
 
-    def _span(self, text: str, messages: tuple[Message, ...], index: int) -> tuple[int, int]:
+    def _span(
+        self, text: str, messages: tuple[Message, ...], index: int, marked: tuple[int, int] | None
+    ) -> tuple[int, int]:
         start, end = self._content(text, messages, index)
+        if marked is not None:
+            return marked
         if messages[index].role == "assistant":
             prompted = self._starts(text, messages[:index], prompt=True)
             start = start if prompted is None else prompted
@@ -198,7 +203,12 @@ class _Renderer:
         """Where the content of one message begins and ends, by rendering with a private character in its place."""
         probed = Message(messages[index].role, PROBE)
         before, found, after = self._template((*messages[:index], probed, *messages[index + 1 :])).partition(PROBE)
-        if not found or PROBE in after:
+        if not found:
+            raise _Unusable(
+                f"the model's chat template leaves out the content of message {index + 1}",
+                "use a template for plain text messages, or give the message the weight 0",
+            )
+        if PROBE in after:
             return None, None
         start = len(before) if text.startswith(before) else None
         return start, len(text) - len(after) if text.endswith(after) else None
@@ -211,7 +221,10 @@ class _Renderer:
         return end if turn is None else turn
 
     def _generated(self, messages: tuple[Message, ...]) -> dict[int, tuple[int, int]]:
-        """The spans that a template with `{% generation %}` marks, by index of the assistant's message."""
+        """The spans that a template with `{% generation %}` marks, by index of the assistant's message.
+
+        None at all where it marks more or fewer parts than there are answers, as some do around a closing token.
+        """
         from transformers.utils.chat_template_utils import render_jinja_template
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -224,14 +237,15 @@ class _Renderer:
         (text,), (marked,) = rendered
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         if len(marked) != len(answers):
-            raise _Unusable(
-                f"the model's chat template marks {len(marked)} generated parts for {len(answers)} assistant turns",
-                "correct {% generation %} in the template, or leave the row out",
-            )
-        return {
-            index: (start, token.end() if (token := self.fences.ending.match(text, end)) else end)
-            for index, (start, end) in zip(answers, marked, strict=True)
-        }
+            return {}
+        return {index: self._marked(text, *span) for index, span in zip(answers, marked, strict=True)}
+
+    def _marked(self, text: str, start: int, end: int) -> tuple[int, int]:
+        """A marked span, with the end-of-turn token behind it where the mark stops short of one."""
+        if self.fences.ends(text[start:end]):
+            return start, end
+        token = self.fences.ending.match(text, end)
+        return start, token.end() if token else end
 
     @cached_property
     def _template_source(self) -> str:

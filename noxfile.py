@@ -111,8 +111,8 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure against a plain transformers.Trainer and TRL, interleaved, in one run."""
-    install_everything(session, "trl")
-    session.run("python", "docs/bench/run.py", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "2"})
+    install_everything(session, "trl", "datasets")
+    session.run("python", "docs/benchmarks/run.py", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "2"})
 
 
 @nox.session

@@ -69,7 +69,7 @@ def _recognise(calls: Calls, rows: Rows) -> tuple[PlannedPlugin, Iterator[Exampl
         return found[0]
     columns = ", ".join(rows.columns) or "none"
     names = [planned.name for planned, _ in found] or [planned.name for planned in formats]
-    key = f"{rows.source.key} ({rows.source.name})"
+    key = rows.source.name if rows.source.path is None else f"{rows.source.key} ({rows.source.name})"
     if found:
         raise DataError(
             [Problem(key, f"its columns ({columns}) are known to {' and '.join(names)}", "name one: `format:`")]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tunekit_lora import Lora
-from tunekit_sft import Sft
-
 from tunekit.testing import StageSuite, run_context, tiny_bundle
 from tunekit.values import ModelBundle
+from tunekit_lora import Lora
+from tunekit_sft import Sft
 
 
 class TestSft(StageSuite):

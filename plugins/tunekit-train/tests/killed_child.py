@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import torch
+
 from tunekit_train import AdamW, TrainConfig, train
 from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit_train import AdamW
-
 from tunekit.testing import OptimizerSuite
+from tunekit_train import AdamW
 
 
 class TestAdamW(OptimizerSuite):

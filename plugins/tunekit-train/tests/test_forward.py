@@ -6,49 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+
 from tunekit_train import Batch, Provided, TokenLogProbs
 from tunekit_train.forward import Forward, Strategy, choose_strategy, prepared
-from tunekit_train.layout import lay_end_to_end, lay_padded
-from tunekit_train.segments import FAMILIES, NAME, segments_attention, switched
-from tunekit_train.testing import CrossEntropy, random_items, tiny_llama, with_lora
-
-from tunekit.errors import PlanError
+from tunekit_train.layout import lay_padded
+from tunekit_train.segments import FAMILIES
+from tunekit_train.testing import CrossEntropy, family_model, random_items
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
 """fp32: the same sums in another order; the tiny models' gradients are of the order of 1e-2."""
-
-SIZES = {
-    "vocab_size": 128,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-CHANGES: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "mistral": {"sliding_window": 6},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
-    "gemma3_text": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
-    "phi3": {"sliding_window": 6, "original_max_position_embeddings": 64},
-}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-
-
-def family_model(family: str) -> Any:
-    torch.manual_seed(0)
-    options = {**SIZES, **CHANGES.get(family, {})}
-    if family == "gpt2":
-        options = {**{name: SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}, **NO_DROPOUT}
-        options.update(CHANGES["gpt2"])
-    config = AutoConfig.for_model(family, **options)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
 
 
 def plain_padded(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -81,7 +47,9 @@ def assert_same(left: Any, right: Any) -> None:
     torch.testing.assert_close(left[0], right[0], **TOLERANCE)
     assert left[1].keys() == right[1].keys()
     for name in left[1]:
-        torch.testing.assert_close(left[1][name], right[1][name], **TOLERANCE, msg=lambda text, name=name: f"{name} {text}")
+        torch.testing.assert_close(
+            left[1][name], right[1][name], **TOLERANCE, msg=lambda text, name=name: f"{name} {text}"
+        )
 
 
 @pytest.fixture

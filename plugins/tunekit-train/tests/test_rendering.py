@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tunekit_train.rendering import LISTED, Sequence, attempt_all, render, render_all
 
 from tunekit.errors import DataError
 from tunekit.values import BadRow, Example, Message
+from tunekit_train.rendering import LISTED, Sequence, attempt_all, render, render_all
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 

@@ -70,9 +70,7 @@ def test_a_killed_run_reaches_the_same_numbers(point: str, processes: Any, unint
     assert_same_run(tmp_path, uninterrupted("lora"), "lora")
 
 
-def test_a_killed_full_fine_tuning_reaches_the_same_numbers(
-    processes: Any, uninterrupted: Any, tmp_path: Path
-) -> None:
+def test_a_killed_full_fine_tuning_reaches_the_same_numbers(processes: Any, uninterrupted: Any, tmp_path: Path) -> None:
     assert run(processes, tmp_path, "second epoch", False, "full") == -signal.SIGKILL
     assert run(processes, tmp_path, None, True, "full") == 0
     assert_same_run(tmp_path, uninterrupted("full"), "full")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PrinterCallback, TrainingArguments
+from transformers.utils import logging
 
 from tunekit.errors import InterruptedRunError
 from tunekit.values import ModelBundle, StageContext, StageResult
@@ -43,7 +44,7 @@ def train(
     resumed = _resume_point(config, context)
     job = Job(objective, list(items), bundle, config, context, _strategy(bundle, config, context, resumed))
     stop = Interrupt()
-    with prepared(bundle.model, job.strategy, bundle.precision.autocast):
+    with quiet(), prepared(bundle.model, job.strategy, bundle.precision.autocast):
         trainer = _trainer(job, stop)
         if resumed is not None:
             _take_up_(trainer, resumed)
@@ -52,11 +53,24 @@ def train(
     if trainer.state.global_step < job.total_steps:
         raise _interrupted(job)
     bundle.model.eval()
-    artefact = save_model(bundle, context.folder)
+    with quiet():
+        artefact = save_model(bundle, context.folder)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
     result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let transformers draw no progress bars of its own: whoever watches the run draws from its events."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _resume_point(config: TrainConfig, context: StageContext) -> Path | None:

@@ -1,21 +1,21 @@
-"""What a stage will cost: tokens and padding from sampled rows, memory from shapes."""
+"""What a stage will cost: tokens and padding from sampled rows, memory from shapes. No weight is ever loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tunekit.values import Estimate, EstimateRequest, Examples
+from tunekit.values import BYTES, DataEstimate, Estimate, EstimateRequest, Examples, StagePlan
 
 from .config import TrainConfig
 from .objective import Item
 
 
 def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
-    """Two moments per trainable parameter."""
-    from tunekit.values import BYTES
-
+    """Add two moments for each trainable parameter."""
     width = BYTES[request.plan.precision.trainable]
     return replace(estimate, memory=estimate.with_memory(optimiser=2 * width * estimate.trainable))
 
@@ -27,5 +27,84 @@ def estimate_stage(
     estimate: Estimate,
     render: Callable[[Examples], list[Item]],
 ) -> Estimate:
-    """Add the gradients, the activations and the data of a stage."""
-    return estimate
+    """Add the data, the gradients and the activations of the stage that `plugin` trains.
+
+    `render` turns sampled examples into those items that can be trained on. Where several stages train, memory is that
+    of the hungriest.
+    """
+    stage = next(stage for stage in request.plan.stages if stage.plugin.plugin is plugin)
+    examples = request.samples.get(stage.index)
+    if examples is None or not (items := render(examples)):
+        return estimate
+    sample = Sample(items, config, request.rows.get(stage.index), request.plan.recipe.seed)
+    largest = sample.largest
+    memory = {"gradients": BYTES[request.plan.precision.trainable] * estimate.trainable}
+    if estimate.skeleton is not None:
+        from .shapes import activation_bytes
+
+        memory["activations"] = activation_bytes(estimate.skeleton, request.plan.precision, config, largest)
+    grown = {name: max(size, estimate.memory.get(name, 0)) for name, size in memory.items()}
+    described = sample.describe(stage, len(examples))
+    return replace(estimate, memory=estimate.with_memory(**grown), data=(*estimate.data, described))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sampled items, and what can be told from them about all the data."""
+
+    items: Sequence[Item]
+    config: TrainConfig
+    rows: int | None
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the stage."""
+        if self.config.steps:
+            return self.config.steps
+        count = self.rows or len(self.items)
+        share = self.config.evaluate.share
+        training = count - (min(max(1, round(share * count)), count - 1) if share else 0)
+        batch = self.config.batch
+        per_epoch = math.ceil(math.ceil(training / batch.rows) / batch.accumulation)
+        return math.ceil(self.config.epochs * per_epoch)
+
+    @property
+    def batches(self) -> list[list[Item]]:
+        """As many micro-batches as will be trained on, up to 2000, drawn from the sample at random."""
+        dice = random.Random(self.seed)
+        rows = min(self.config.batch.rows, self.rows or len(self.items))
+        count = min(2000, self.steps * self.config.batch.accumulation)
+        return [dice.choices(self.items, k=rows) for _ in range(count)]
+
+    @property
+    def largest(self) -> list[Item]:
+        """The micro-batch with the most tokens: the one that sets the peak."""
+        return max(self.batches, key=lambda batch: sum(item.tokens for item in batch))
+
+    def describe(self, stage: StagePlan, sampled: int) -> DataEstimate:
+        """The data as the plan shows it."""
+        sequences = [sequence for item in self.items for sequence in item.sequences]
+        tokens = sum(len(sequence.ids) for sequence in sequences)
+        supervised = sum(1 for sequence in sequences for weight in sequence.weights if weight)
+        return DataEstimate(
+            stage=stage.name,
+            sampled=sampled,
+            rows=self.rows,
+            tokens=tokens,
+            padding=padding_share(self.batches),
+            supervised=supervised / tokens,
+            too_long=sum(1 for sequence in sequences if sequence.cut),
+            longest=max(len(sequence.ids) + sequence.cut for sequence in sequences),
+            steps=self.steps,
+        )
+
+
+def padding_share(batches: Sequence[Sequence[Item]]) -> float:
+    """The share of positions that would be padding, were each batch padded to its longest sequence."""
+    real, padded = 0, 0
+    for batch in batches:
+        lengths = [len(sequence.ids) for item in batch for sequence in item.sequences]
+        real += sum(lengths)
+        padded += max(lengths) * len(lengths)
+    return 1 - real / padded

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tunekit.errors import Problem, PlanError
+from tunekit.errors import PlanError, Problem
 
 from .config import Padding
 from .layout import Layout, lay_end_to_end, lay_padded

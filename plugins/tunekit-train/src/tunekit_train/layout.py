@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Layout:
     """A batch as tensors.
 
-    `input_ids` and `position_ids` are [batch, seq]. Laid end to end, batch is 1 and `lengths` are the segments' lengths;
+    `input_ids` and `position_ids` are [batch, seq]. Laid end to end, batch is 1 and `lengths` are those of the segments;
     padded, `attention_mask` [batch, seq] says what is real. The rest is [supervised], in the order of the sequences:
     `positions` (flat in batch x seq) whose logits predict a supervised token, that token in `targets`, its loss weight
     in `weights`, and in `owners` the index of its sequence.

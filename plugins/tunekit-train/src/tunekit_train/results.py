@@ -73,7 +73,11 @@ def _evaluation(evaluations: History) -> dict[str, float]:
     if not evaluations:
         return {}
     last = evaluations[-1]
-    return {told: last[name] for name, told in (("eval_loss", "eval_loss"), ("eval_perplexity", "perplexity")) if name in last}
+    return {
+        told: last[name]
+        for name, told in (("eval_loss", "eval_loss"), ("eval_perplexity", "perplexity"))
+        if name in last
+    }
 
 
 def _points(entries: History, name: str) -> list[tuple[int, float]]:

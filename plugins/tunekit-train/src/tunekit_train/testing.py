@@ -126,3 +126,39 @@ def context(folder: Path, events: list[Event] | None = None, plugin: Any = None,
 def bundle(model: Any, precision: Precision = FP32) -> ModelBundle:
     """A bundle around a model."""
     return ModelBundle(model, tiny_tokenizer(), "tiny", precision)
+
+
+_SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_CHANGES: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    "gemma3_text": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
+    "phi3": {"sliding_window": 6, "original_max_position_embeddings": 64},
+}
+_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+def family_model(family: str) -> Any:
+    """A random two-layer model of a family, with a sliding window shorter than the longest item where it has one."""
+    torch.manual_seed(0)
+    options = {**_SIZES, **_CHANGES.get(family, {})}
+    if family == "gpt2":
+        options = {**{name: _SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}, **_NO_DROPOUT}
+        options.update(_CHANGES["gpt2"])
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **options)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()

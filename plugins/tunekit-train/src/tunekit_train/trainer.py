@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from .forward import Forward
 from .job import Job
 from .objective import Batch, Provided, Sums
-from .forward import Forward
 from .tally import Tally
 
 

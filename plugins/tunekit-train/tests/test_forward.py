@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,9 +48,8 @@ def assert_same(left: Any, right: Any) -> None:
     torch.testing.assert_close(left[0], right[0], **TOLERANCE)
     assert left[1].keys() == right[1].keys()
     for name in left[1]:
-        torch.testing.assert_close(
-            left[1][name], right[1][name], **TOLERANCE, msg=lambda text, name=name: f"{name} {text}"
-        )
+        message = partial("{} {}".format, name)
+        torch.testing.assert_close(left[1][name], right[1][name], **TOLERANCE, msg=message)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ RATE = 1e-2
 
 def assert_same_weights(left: Any, right: Any, atol: float = 1e-6) -> None:
     for name, value in left.weights.items():
-        torch.testing.assert_close(
-            value, right.weights[name], rtol=1e-4, atol=atol, msg=lambda text, at=name: at + text
-        )
+        message = partial("{} {}".format, name)
+        torch.testing.assert_close(value, right.weights[name], rtol=1e-4, atol=atol, msg=message)
 
 
 def test_epochs_say_how_often_the_data_is_passed_over(run_training: Callable[..., Any]) -> None:

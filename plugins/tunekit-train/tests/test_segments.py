@@ -89,9 +89,7 @@ def test_models_that_are_not_verified_are_padded_and_the_reason_is_said() -> Non
     strategy = choose_strategy(model, "auto", 0, "stages.0.sft")
     assert strategy.name == "padded"
     assert strategy.reason == "gemma2 is not among the models verified without padding"
-    with pytest.raises(
-        PlanError, match=r"stages.0.sft.batch.padding: padding is never, but gemma2 .* use padding: auto"
-    ):
+    with pytest.raises(PlanError, match=r"stages.0.sft.batch.padding: padding is never, but gemma2 .* padding: auto"):
         choose_strategy(model, "never", 0, "stages.0.sft")
 
 

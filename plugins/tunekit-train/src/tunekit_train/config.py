@@ -17,56 +17,66 @@ Shape = Literal[
 class BatchConfig(PluginConfig):
     """How examples become batches."""
 
-    rows: int = Field(4, ge=1, description="examples per micro-batch: what is in memory at once")
-    accumulation: int = Field(1, ge=1, description="micro-batches per optimiser step")
-    max_length: int = Field(1024, ge=2, description="tokens; longer sequences are cut, counted and reported")
+    rows: int = Field(default=4, ge=1, description="examples per micro-batch: what is in memory at once")
+    accumulation: int = Field(default=1, ge=1, description="micro-batches per optimiser step")
+    max_length: int = Field(default=1024, ge=2, description="tokens; longer sequences are cut, counted and reported")
     padding: Padding = Field(
-        "auto",
+        default="auto",
         description="auto: laid end to end without padding where the model can; never: refuse a model that cannot; "
         "always: padded",
     )
-    by_length: bool = Field(False, description="put examples of similar length into one micro-batch")
+    by_length: bool = Field(default=False, description="put examples of similar length into one micro-batch")
 
 
 class ScheduleConfig(PluginConfig):
     """How the learning rate moves."""
 
-    shape: Shape = Field("linear", description="a schedule of transformers, by its name there")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of all steps with a rising learning rate")
-    warmup_steps: int | None = Field(None, ge=0, description="the same in steps; set, it overrides warmup_ratio")
+    shape: Shape = Field(default="linear", description="a schedule of transformers, by its name there")
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of all steps with a rising learning rate")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="the same in steps; set, it overrides warmup_ratio"
+    )
 
 
 class CheckpointConfig(PluginConfig):
     """When to save what is needed to resume."""
 
-    every: int = Field(100, ge=0, description="optimiser steps between checkpoints; 0 writes none")
-    keep: int = Field(2, ge=1, description="complete checkpoints kept; older ones are deleted")
+    every: int = Field(default=100, ge=0, description="optimiser steps between checkpoints; 0 writes none")
+    keep: int = Field(default=2, ge=1, description="complete checkpoints kept; older ones are deleted")
 
 
 class EvaluateConfig(PluginConfig):
     """Which rows are held out, and when the model is measured on them."""
 
-    share: float = Field(0.0, ge=0, lt=1, description="share of the rows that is held out for evaluation; 0: none")
-    every: int | None = Field(None, ge=1, description="optimiser steps between evaluations; unset: once per epoch")
+    share: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the rows that is held out for evaluation; 0: none"
+    )
+    every: int | None = Field(
+        default=None, ge=1, description="optimiser steps between evaluations; unset: once per epoch"
+    )
 
 
 class LogConfig(PluginConfig):
     """How often to tell, and whom."""
 
-    every: int = Field(1, ge=1, description="optimiser steps that one entry of the metrics averages over")
-    trackers: tuple[str, ...] = Field((), description="trackers by transformers' names for them, such as tensorboard")
+    every: int = Field(default=1, ge=1, description="optimiser steps that one entry of the metrics averages over")
+    trackers: tuple[str, ...] = Field(
+        default=(), description="trackers by transformers' names for them, such as tensorboard"
+    )
 
 
 class TrainConfig(PluginConfig):
     """What every stage needs to know to train."""
 
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps, whatever epochs says")
-    learning_rate: float = Field(2e-4, gt=0, description="the highest learning rate of the schedule")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
-    batch: BatchConfig = Field(default_factory=BatchConfig, description="how examples become batches")
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="how the learning rate moves")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="what is saved, and when")
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="what is held out and measured")
-    log: LogConfig = Field(default_factory=LogConfig, description="how often to tell, and whom")
+    epochs: float = Field(default=1.0, gt=0, description="passes over the data")
+    steps: int | None = Field(
+        default=None, ge=1, description="stop after so many optimiser steps, whatever epochs says"
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, description="the highest learning rate of the schedule")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
+    max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
+    batch: BatchConfig = Field(default=BatchConfig(), description="how examples become batches")
+    schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="how the learning rate moves")
+    checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what is saved, and when")
+    evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="what is held out and measured")
+    log: LogConfig = Field(default=LogConfig(), description="how often to tell, and whom")

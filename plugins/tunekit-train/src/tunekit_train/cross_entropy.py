@@ -17,7 +17,8 @@ class _TokenLogProbs(torch.autograd.Function):
         keep = ctx.needs_input_grad[0]
         out = logits.new_empty(logits.shape[0], dtype=torch.float32)  # [seq]
         rows = max(1, CHUNK_ELEMENTS // logits.shape[1])
-        for part, target, into in zip(logits.split(rows), targets.split(rows), out.split(rows), strict=True):
+        pieces = (torch.split(tensor, rows) for tensor in (logits, targets, out))
+        for part, target, into in zip(*pieces, strict=True):
             log_probs = torch.log_softmax(part, dim=-1, dtype=torch.float32)  # [rows, vocab]
             into.copy_(log_probs.gather(1, target[:, None])[:, 0])
             if keep:
@@ -41,5 +42,5 @@ def token_log_probs_(logits: Tensor, targets: Tensor) -> Tensor:
     written over the logits during the forward, so that no second buffer of [seq, vocab] is ever needed. The logits hold
     no logits afterwards, and backward works once.
     """
-    result: Tensor = _TokenLogProbs.apply(logits, targets)
+    result: Tensor = _TokenLogProbs.apply(logits, targets)  # type: ignore[no-untyped-call]
     return result

@@ -65,12 +65,12 @@ def train(
 def quiet() -> Iterator[None]:
     """Let transformers draw no progress bars of its own: whoever watches the run draws from its events."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _resume_point(config: TrainConfig, context: StageContext) -> Path | None:

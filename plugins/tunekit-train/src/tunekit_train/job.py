@@ -104,7 +104,7 @@ class Job:
 
     def step_metrics(self, window: Tally, logs: dict[str, float]) -> dict[str, float]:
         """What is told of the steps since the last entry."""
-        rates = {name: float(logs[name]) for name in ("learning_rate", "grad_norm") if name in logs}
+        rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
         counts = {"tokens": window.tokens, "supervised_tokens": window.supervised_tokens}
         return {**window.means, **rates, **counts, "tokens_per_second": window.tokens_per_second}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Layout:
     """A batch as tensors.
 
-    `input_ids` and `position_ids` are [batch, seq]. Laid end to end, batch is 1 and `lengths` are those of the segments;
+    `input_ids` and `position_ids` are [batch, seq]. End to end, batch is 1 and `lengths` are those of the segments;
     padded, `attention_mask` [batch, seq] says what is real. The rest is [supervised], in the order of the sequences:
     `positions` (flat in batch x seq) whose logits predict a supervised token, that token in `targets`, its loss weight
     in `weights`, and in `owners` the index of its sequence.
@@ -34,7 +34,9 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """Return the layout on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -60,7 +62,7 @@ def lay_padded(sequences: List[Sequence], padding_id: int) -> Layout:
     return Layout(ids, positions, **_supervision(sequences, starts), attention_mask=mask)
 
 
-def _supervision(sequences: List[Sequence], starts: List[int]) -> dict[str, Tensor]:
+def _supervision(sequences: List[Sequence], starts: List[int]) -> dict[str, Any]:
     """Where the supervised tokens are predicted: one position before each."""
     positions, targets, weights, owners = [], [], [], []
     for owner, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):

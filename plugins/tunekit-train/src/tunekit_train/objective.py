@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
@@ -49,7 +49,7 @@ class Batch:
         return sum(1 for sequence in self.sequences for weight in sequence.weights if weight)
 
 
-class Need(ABC, Hashable, Generic[Value]):
+class Need(ABC, Generic[Value]):
     """Something an objective must know of the model's view of a batch.
 
     A need carries its own provider, so a third party brings a new kind by subclassing; make it a frozen dataclass.

@@ -72,12 +72,8 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
 def _evaluation(evaluations: History) -> dict[str, float]:
     if not evaluations:
         return {}
-    last = evaluations[-1]
-    return {
-        told: last[name]
-        for name, told in (("eval_loss", "eval_loss"), ("eval_perplexity", "perplexity"))
-        if name in last
-    }
+    last, names = evaluations[-1], {"eval_loss": "eval_loss", "eval_perplexity": "perplexity"}
+    return {told: last[name] for name, told in names.items() if name in last}
 
 
 def _points(entries: History, name: str) -> list[tuple[int, float]]:

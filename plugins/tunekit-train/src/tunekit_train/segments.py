@@ -33,14 +33,14 @@ def borders_given() -> Iterator[None]:
         _borders_given.reset(token)
 
 
-def segments_mask(*arguments: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+def segments_mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
     """Make no mask where borders are given and no 2-D mask is; else the ordinary SDPA mask.
 
     So padded generation on the same model stays right, and so does any plain call.
     """
     if attention_mask is None and _borders_given.get():
         return None
-    mask: Tensor | None = sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+    mask: Tensor | None = sdpa_mask(attention_mask=attention_mask, **options)
     return mask
 
 
@@ -64,9 +64,8 @@ def segments_attention(
     """
     if attention_mask is not None or cu_seq_lens_q is None:
         if attention_mask is None and _borders_given.get():
-            raise RuntimeError(
-                f"{type(module).__name__} does not hand on where sequences end; set batch.padding: always"
-            )
+            name = type(module).__name__
+            raise RuntimeError(f"{name} does not hand on where sequences end; set batch.padding: always")
         _refuse_crossing(attention_mask, position_ids, key.shape[2])
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
@@ -105,7 +104,7 @@ def _attend(
 ) -> Tensor:
     """Causal attention in each segment of `parts`, query, key and value; returns [1, seq, heads, head_dim]."""
     grouped = parts[0].shape[1] != parts[1].shape[1]
-    split = [tensor.split(lengths, dim=2) for tensor in parts]  # split, not slices: its backward is a single cat
+    split = [torch.split(tensor, lengths, dim=2) for tensor in parts]  # split, not slices: its backward is a single cat
     out = []
     for query, key, value in zip(*split, strict=True):
         mask = _band(query.shape[2], window, query.device)

@@ -41,7 +41,7 @@ def activation_bytes(skeleton: Any, precision: Precision, config: TrainConfig, b
     width, vocabulary = BYTES[precision.compute], base_model(skeleton).get_output_embeddings().weight.shape[0]
     logits = supervised * vocabulary * width + 3 * 4 * min(CHUNK_ELEMENTS, supervised * vocabulary)
     live = saved_bytes(skeleton, precision, tokens) + logits + WORKSPACE * tokens * _widest(skeleton) * width
-    return round(live * HEAP_GROWTH[width]) if precision.device == "cpu" else live
+    return round(live * HEAP_GROWTH[width]) if precision.device == "cpu" else int(live)
 
 
 def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:
@@ -101,7 +101,7 @@ def shapes_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
     """Attention for a skeleton: on a CPU it runs in fp32, as the segments do."""
-    out: Tensor = _FusedAttention.apply(query.float(), key.float(), value.float())
+    out: Tensor = _FusedAttention.apply(query.float(), key.float(), value.float())  # type: ignore[no-untyped-call]
     return out.to(query.dtype).transpose(1, 2).contiguous(), None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunekit.values import Event, Machine, ModelBundle, Precision, StageContext
 
@@ -93,7 +93,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"t{number}": number for number in range(3, VOCABULARY)}}
     tokenizer = Tokenizer(WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def random_items(count: int, seed: int = 0, shortest: int = 3, longest: int = 20) -> list[Item]:
@@ -158,7 +160,5 @@ def family_model(family: str) -> Any:
     if family == "gpt2":
         options = {**{name: _SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}, **_NO_DROPOUT}
         options.update(_CHANGES["gpt2"])
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     config = AutoConfig.for_model(family, **options)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()  # type: ignore[no-untyped-call]

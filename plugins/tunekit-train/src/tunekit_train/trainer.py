@@ -101,7 +101,8 @@ class EngineTrainer(Trainer):
                 tally.add(batch, self.job.objective.weight(batch), self.sums(model, batch))
         means = self.job.objective.summary(tally.means)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
-        return EvalLoopOutput(None, None, metrics, len(self.job.held_out))
+        nothing: Any = None  # predictions and labels are not kept: only sums leave the loop
+        return EvalLoopOutput(nothing, nothing, metrics, len(self.job.held_out))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace Trainer's mean of step means by the true mean since the last entry, and tell the run."""

@@ -57,8 +57,9 @@ class Teller(TrainerCallback):
         """The step is 0, or that of the checkpoint resumed from: metrics after it are about to be told again."""
         self.tell("started", state.global_step, {})
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """An evaluation, with its true means."""
+        metrics: dict[str, float] = given["metrics"]
         told = {name.replace("eval_perplexity", "perplexity"): value for name, value in metrics.items()}
         self.tell("evaluated", state.global_step, {k: v for k, v in told.items() if k not in _TIMING and k != "epoch"})
 

@@ -14,13 +14,13 @@ import pydantic
 import pytest
 
 from ..calls import Calls
-from ..catalog import Catalog, Entry, hooks_of
+from ..catalog import Entry, hooks_of
 from ..hooks import HookSpecs
 from ..plugin import Plugin
 from .options import configs_of, own_options
 from .overriding import refuse_silent_overrides
 from .readme import readme_of
-from .runs import calls_of
+from .runs import calls_of, installed
 from .signatures import differences
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "accelerate", "trl", "bitsandbytes", "tensorflow", "jax")
@@ -58,13 +58,13 @@ class PluginSuite:
 
     def entry(self) -> Entry:
         """The entry point that the plugin is installed under."""
-        entry = Catalog.discover().entry_of(self.kind)
+        entry = installed().entry_of(self.kind)
         assert entry is not None, f"no installed distribution has {self.kind.__name__} as an entry point of `tunekit`"
         return entry
 
     def test_its_entry_point_resolves_to_the_class(self) -> None:
         """A recipe that names the plugin gets this class."""
-        assert Catalog.discover().load(self.entry().name) is self.kind
+        assert installed().load(self.entry().name) is self.kind
 
     def test_importing_its_module_imports_nothing_heavy(self) -> None:
         """Listing plugins stays fast, and a broken torch breaks only runs."""

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..catalog import Catalog
 from ..plugin import Plugin
 from ..values import LoadRequest, ModelBundle, Quantization
 from .observing import changed, gradients, logits, snapshot, train_, trainable
 from .plugins import PluginSuite
-from .runs import calls_of, default_plugin, run_context
+from .runs import calls_of, default_plugin, installed, run_context
 from .tiny import FP32, save_tiny_model
 
 
@@ -26,7 +25,7 @@ class QuantizerSuite(PluginSuite):
 
     def adapter(self) -> Plugin[Any]:
         """The adapter that trains on the quantised weights."""
-        return Catalog.discover().load("lora")(rank=4)
+        return installed().load("lora")(rank=4)
 
     def dense(self, folder: Path) -> ModelBundle:
         """The tiny model as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ from ..values import (
 from .tiny import FP32, tiny_config, tiny_tokenizer
 
 
+@cache
+def installed() -> Catalog:
+    """What is installed, looked up once per process."""
+    return Catalog.discover()
+
+
 def fake_machine(
     *accelerators: Accelerator, cpu_features: Sequence[str] = (), memory_bytes: int = 16 << 30, cores: int = 2
 ) -> Machine:
@@ -41,8 +48,7 @@ def fake_machine(
 
 def planned(*plugins: Plugin[Any]) -> tuple[PlannedPlugin, ...]:
     """Plugin objects as a plan holds them, under the names they are installed by."""
-    catalog = Catalog.discover()
-    return tuple(_planned(plugin, catalog) for plugin in plugins)
+    return tuple(_planned(plugin) for plugin in plugins)
 
 
 def calls_of(*plugins: Plugin[Any]) -> Calls:
@@ -52,7 +58,7 @@ def calls_of(*plugins: Plugin[Any]) -> Calls:
 
 def default_plugin(hook: str, **options: Any) -> Plugin[Any]:
     """Make the plugin that answers a hook by default, from what is installed; UnknownPluginError where none is."""
-    return Catalog.discover().load(DEFAULTS[hook][0])(**options)
+    return installed().load(DEFAULTS[hook][0])(**options)
 
 
 def plan_for(
@@ -64,7 +70,7 @@ def plan_for(
     others = [plugin for plugin in every if plugin not in stages]
     staged = [StagePlan(index, plugin.name, plugin.key, plugin, ()) for index, plugin in enumerate(stages)]
     ordered, problems = order(every)
-    problems = [*problems, *incompatibilities(others, staged, Catalog.discover())]
+    problems = [*problems, *incompatibilities(others, staged, installed())]
     if problems:
         raise PlanError(problems)
     return Plan(
@@ -132,7 +138,7 @@ def stage_context(
     )
 
 
-def _planned(plugin: Plugin[Any], catalog: Catalog) -> PlannedPlugin:
-    name, entry = plugin_name(plugin, catalog), catalog.entry_of(type(plugin))
+def _planned(plugin: Plugin[Any]) -> PlannedPlugin:
+    name, entry = plugin_name(plugin, installed()), installed().entry_of(type(plugin))
     distribution, version = (entry.distribution, entry.version) if entry else (type(plugin).__module__, "local")
     return PlannedPlugin(name, plugin, distribution, version, "named", f"use.{name}")

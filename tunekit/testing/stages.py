@@ -62,9 +62,7 @@ class StageSuite(PluginSuite):
             if watch is not None:
                 watch(event)
 
-        context = stage_context(
-            plugin, *self._helpers(), folder=folder, seed=seed, watch=see, resume=resume, name=self.entry().name
-        )
+        context = stage_context(plugin, *self._helpers(), folder=folder, seed=seed, watch=see, resume=resume)
         before = snapshot(bundle.model)
         result: StageResult = context.calls.own("tunekit_train_stage", bundle=bundle, data=self.data(), context=context)
         return Trained(result, before, snapshot(result.bundle.model), events)

@@ -1,12 +1,11 @@
-"""NEFTune satisfies what every patch has to."""
+"""NEFTune satisfies what every patch has to: it acts in training alone."""
 
 from __future__ import annotations
 
-from tunekit_neftune import Neftune
-
 from tunekit.testing import PatchSuite
+from tunekit_neftune import Neftune
 
 
 class TestNeftune(PatchSuite):
-    plugin = Neftune(alpha=5)
+    plugin = Neftune()
     changes = frozenset({"training", "gradients"})

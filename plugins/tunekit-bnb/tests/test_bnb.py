@@ -12,12 +12,12 @@ import bitsandbytes
 import pydantic
 import pytest
 import torch
-from tunekit_bnb import DEVICES, Bnb
-from tunekit_lora import Lora
 
 from tunekit.calls import Calls
 from tunekit.errors import PlanError, TunekitError
 from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, Machine, PlannedPlugin, Precision
+from tunekit_bnb import DEVICES, Bnb
+from tunekit_lora import Lora
 
 FP32 = Precision("cpu", "float32", "float32", "float32", "a test")
 MIXED = Precision("cpu", "bfloat16", "bfloat16", "float32", "a test")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit_bnb import Bnb
-
 from tunekit.testing import QuantizerSuite
+from tunekit_bnb import Bnb
 
 
 class TestNf4(QuantizerSuite):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from tunekit.testing import AdapterSuite
 from tunekit_dora import Dora
 from tunekit_lora import Lora
-
-from tunekit.testing import AdapterSuite
 
 
 class TestDora(AdapterSuite):

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from tunekit_dora import Dora
-from tunekit_lora import Lora
 
 from tunekit.values import Precision
+from tunekit_dora import Dora
+from tunekit_lora import Lora
 
 MIXED = Precision("cpu", "bfloat16", "bfloat16", "float32", "a test")
 QUERY = "base_model.model.model.layers.0.self_attn.q_proj"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit_lora import Lora
-
 from tunekit.testing import AdapterSuite
+from tunekit_lora import Lora
 
 
 class TestLora(AdapterSuite):

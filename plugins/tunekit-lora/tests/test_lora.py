@@ -10,13 +10,13 @@ import peft
 import pydantic
 import pytest
 import torch
-from tunekit_lora import Lora
-from tunekit_lora.targets import choose_targets, linear_layers, shorten
 
 from tunekit.errors import PlanError
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Precision
+from tunekit_lora import Lora
+from tunekit_lora.targets import choose_targets, linear_layers, shorten
 
 MIXED = Precision("cpu", "bfloat16", "bfloat16", "float32", "a test")
 LAST = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]

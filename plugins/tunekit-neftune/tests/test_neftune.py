@@ -8,11 +8,11 @@ import pydantic
 import pytest
 import torch
 from transformers.integrations.neftune import neftune_post_forward_hook
+
+from tunekit.testing import MIXED, run_context, tiny_bundle
 from tunekit_lora import Lora
 from tunekit_neftune import Neftune
 from tunekit_neftune.noise import sequence_lengths
-
-from tunekit.testing import MIXED, run_context, tiny_bundle
 
 LENGTHS = [3, 40, 1, 20]
 WIDTH = 128

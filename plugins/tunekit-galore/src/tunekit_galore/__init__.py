@@ -30,7 +30,7 @@ class GaloreConfig(PluginConfig):
     scale: float = Field(0.25, gt=0, description="factor on the updates of projected weights, the paper's alpha")
     projection: Projection = Field(
         "std",
-        description="side that is projected: std the smaller, reverse_std the larger, left the outputs, right the inputs",
+        description="side that is projected: std the smaller, reverse_std the larger, left: outputs, right: inputs",
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")

@@ -16,8 +16,8 @@ class GaloreAdamW(torch.optim.Optimizer):
 
     In a parameter group with `rank` > 0, a gradient G [out in] is projected to R = P^T G (left) or G Q^T (right),
     Adam's direction N is computed from R, and the weight moves by lr * scale * P N (or N Q). P [out rank] and
-    Q [rank in] are the gradient's leading singular vectors, found again every `update_interval` steps; the moments are kept through
-    that, as in the paper. With `rank` 0 this is `torch.optim.AdamW`. The state holds tensors and integers only.
+    Q [rank in] are the gradient's leading singular vectors, found again every `update_interval` steps; the moments are
+    kept through that, as in the paper. With `rank` 0 this is `torch.optim.AdamW`. The state holds tensors and integers.
 
     The signs of singular vectors are arbitrary, and kept moments would be turned round by them at random. So each new
     vector gets the sign that agrees with the one it replaces.

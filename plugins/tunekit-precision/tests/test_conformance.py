@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit_precision import PrecisionPolicy
-
 from tunekit.testing import PrecisionSuite
+from tunekit_precision import PrecisionPolicy
 
 
 class TestAutomaticPolicy(PrecisionSuite):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tunekit_precision import PrecisionPolicy
 
 from tunekit.errors import PlanError
 from tunekit.values import Accelerator, Machine, Precision
+from tunekit_precision import PrecisionPolicy
 
 
 def machine(*accelerators: Accelerator, cpu: tuple[str, ...] = ()) -> Machine:

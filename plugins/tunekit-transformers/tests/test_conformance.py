@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit_transformers import Transformers
-
 from tunekit.testing import BackendSuite
+from tunekit_transformers import Transformers
 
 
 class TestBackend(BackendSuite):

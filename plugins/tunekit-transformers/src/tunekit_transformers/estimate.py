@@ -43,9 +43,7 @@ def build_skeleton(config: Any, dtype: str, options: LoadOptions) -> Any:
     auto: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"):
         try:
-            return auto.from_config(
-                config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code
-            )
+            return auto.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code)
         except ValueError as error:
             raise explain(config.name_or_path, "model", error) from error
 

@@ -14,6 +14,11 @@ from typing import Any
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
+BLOCKS = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84),
+    11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 30: (1, 2),
+}  # fmt: skip
+"""Elements and bytes of a block, by ggml type; other types exist."""
 UNQUANTIZED = {0: "float32", 1: "float16", 30: "bfloat16"}
 
 
@@ -25,6 +30,12 @@ class GgufTensor:
     shape: tuple[int, ...]
     ggml_type: int
     offset: int
+
+    @property
+    def bytes(self) -> int:
+        """How much of the file it takes; 0 where its type is not known here."""
+        elements, size = BLOCKS.get(self.ggml_type, (1, 0))
+        return prod(self.shape) // elements * size
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,7 @@ class _Reader:
         if "general.architecture" not in metadata:
             raise ValueError("it names no architecture")
         start, tensors = self.position, tuple(self.tensor() for _ in range(count))
-        if self.position + max((tensor.offset for tensor in tensors), default=0) >= len(self.data):
+        if self.position + max((tensor.offset + tensor.bytes for tensor in tensors), default=0) > len(self.data):
             raise ValueError("it is cut off: some tensors lie beyond its end")
         return GgufHeader(metadata, tensors, places, slice(start, self.position))
 

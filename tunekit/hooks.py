@@ -188,7 +188,8 @@ class HookSpecs:
         Kind: own, optional.
         When: after patches; with `bundle.saved_adapter` set when a trained adapter is to be loaded instead.
         Changes: the model; what it returns may wrap it.
-        Returns: the bundle with the adapter on it; a fresh adapter leaves the model's outputs as they were.
+        Returns: the bundle with the adapter on it; a fresh adapter leaves the model's outputs as they were, a saved
+            one is ready to be trained on by a next stage.
         Raises: TunekitError naming the option and the value that do not fit the model.
         Example: LoRA through PEFT.
         """

@@ -74,6 +74,7 @@ class AdapterSuite(PluginSuite):
         reopened = self.attached(saved_adapter=folder).model
         _assert_close(logits(reopened), logits(model), self.tolerance)
         assert not _close(logits(reopened), logits(self.bundle().model), self.tolerance), "training changed nothing"
+        assert trainable(reopened).keys() == trainable(model).keys(), "a next stage could not train it on"
 
     def test_the_merged_model_answers_as_the_adapted_one(self) -> None:
         """Merging changes where the update is stored and nothing else."""

@@ -52,7 +52,7 @@ def attach(config: LoraConfig, bundle: ModelBundle, context: Context) -> Any:
 
 
 def reopen(bundle: ModelBundle) -> Any:
-    """Load a trained adapter for answering: frozen, in evaluation mode, with the numbers that were saved."""
+    """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on."""
     import peft
 
     assert bundle.saved_adapter is not None
@@ -61,7 +61,7 @@ def reopen(bundle: ModelBundle) -> Any:
     cast_trainable_(model, bundle.precision.trainable)
     # Once more in the dtype it was trained in: PEFT loads modules_to_save in that of the base, which may hold less.
     peft.set_peft_model_state_dict(model, peft.utils.load_peft_weights(str(bundle.saved_adapter), device="cpu"))
-    return model.requires_grad_(False).eval()
+    return model.eval()
 
 
 def estimate_adapter(config: LoraConfig, request: EstimateRequest, estimate: Estimate) -> Estimate:

@@ -92,7 +92,7 @@ def test_the_tokenizers_end_token_counts_beside_the_models(backend: Backend) -> 
     bundle = tiny_bundle()
     prompt = template(bundle, PROMPTS[0])
     tokens = greedy_by_hand(bundle, prompt, 8)
-    end = next(token for token in tokens if token not in prompt)
+    end = next(token for token in tokens if token not in prompt and token < len(bundle.tokenizer))
     bundle.tokenizer.eos_token = bundle.tokenizer.convert_ids_to_tokens(end)
     (answer,) = backend(bundle).generate(PROMPTS[:1], GenerationSettings(max_new_tokens=8))
     assert (answer.tokens, answer.finish) == (tokens.index(end), "end")
@@ -207,7 +207,7 @@ def test_equal_prompts_get_different_samples(backend: Backend) -> None:
     assert len({answer.text for answer in answers}) > 1
 
 
-def frequencies(scores: torch.Tensor, settings: GenerationSettings, draws: int = 20_000) -> torch.Tensor:
+def frequencies(scores: torch.Tensor, settings: GenerationSettings, draws: int = 10_000) -> torch.Tensor:
     """How often each token is chosen."""
     real = torch.ones(1, 1, dtype=torch.bool)
     choose = Choose(settings, [0], real)
@@ -221,14 +221,14 @@ def frequencies(scores: torch.Tensor, settings: GenerationSettings, draws: int =
 def test_tokens_are_drawn_as_often_as_the_temperature_says() -> None:
     scores = torch.tensor([1.0, 0.0, 3.0, 2.0])
     found = frequencies(scores, GenerationSettings(temperature=1.7))
-    torch.testing.assert_close(found, torch.softmax(scores / 1.7, 0), atol=0.015, rtol=0)
+    torch.testing.assert_close(found, torch.softmax(scores / 1.7, 0), atol=0.02, rtol=0)
 
 
 def test_the_nucleus_is_the_smallest_set_that_holds_top_p() -> None:
     """Probabilities 0.5, 0.3, 0.15 and 0.05: 0.7 needs the first two, which then share by their weight."""
     scores = torch.tensor([0.3, 0.05, 0.5, 0.15]).log()
     found = frequencies(scores, GenerationSettings(temperature=1.0, top_p=0.7))
-    torch.testing.assert_close(found, torch.tensor([0.375, 0, 0.625, 0]), atol=0.015, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([0.375, 0, 0.625, 0]), atol=0.02, rtol=0)
 
 
 def test_the_repetition_penalty_is_that_of_transformers(backend: Backend) -> None:
@@ -350,16 +350,19 @@ def test_an_adapter_without_a_tokenizer_is_answered_with_the_models(backend: Bac
     assert adapted == backend().generate(PROMPTS, settings)
 
 
-TEXTS = ["Two and three is five.", "The river", "", "The quick brown fox jumps over the lazy dog. " * 6, "x"]
+TEXTS = ["Two and three is five.", "The river", "", "The quick brown fox jumps over the lazy dog. " * 2, "x"]
 
 
 def likelihood(bundle: ModelBundle, text: str) -> float:
-    """Token by token, from the logits, in float64: the oracle."""
+    """From the logits of the whole text alone, in float64: the oracle."""
     ids, total = bundle.tokenizer(text)["input_ids"], 0.0
+    if not ids:
+        return total
+    with torch.no_grad():
+        logits = bundle.model(input_ids=torch.tensor([ids])).logits[0].double()
     for position in range(1, len(ids)):
-        with torch.no_grad():
-            logits = bundle.model(input_ids=torch.tensor([ids[:position]])).logits[0, -1].double()
-        total += float(logits[ids[position]] - torch.logsumexp(logits, 0))
+        before = logits[position - 1]
+        total += float(before[ids[position]] - torch.logsumexp(before, 0))
     return total
 
 

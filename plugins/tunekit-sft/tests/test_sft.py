@@ -1,0 +1,110 @@
+"""Supervised fine-tuning, from examples to a trained model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tunekit_sft import Sft
+from tunekit_sft.objective import TokenCrossEntropy
+from tunekit_train import Batch, Provided, TokenLogProbs, TokenScores
+from tunekit_train.testing import bundle, context, random_items, tiny_llama, tiny_tokenizer
+
+from tunekit.errors import DataError
+from tunekit.values import Event, Example, Examples, Message
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def conversations(count: int) -> Examples:
+    made = tuple(
+        Example(
+            row,
+            f"rows.json, row {row}",
+            (
+                Message("user", f"t{10 + row} t11"),
+                Message("assistant", "t20 t21"),
+                Message("user", "t12"),
+                Message("assistant", f"t30 t{30 + row % 3}"),
+            ),
+        )
+        for row in range(1, count + 1)
+    )
+    return Examples(made, count)
+
+
+def prepared_bundle() -> Any:
+    made = bundle(tiny_llama())
+    made.tokenizer.chat_template = TEMPLATE
+    return made
+
+
+def supervised(rule: str) -> list[int]:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    items = Sft(supervise=rule).items(conversations(1), tokenizer)
+    (sequence,) = items[0].sequences
+    return [token for token, weight in zip(sequence.ids, sequence.weights, strict=True) if weight]
+
+
+def test_supervise_says_which_turns_have_a_loss() -> None:
+    end = 2
+    assert supervised("last") == [30, 31, end]
+    assert supervised("assistant") == [20, 21, end, 30, 31, end]
+    assert len(supervised("all")) > len(supervised("assistant"))
+
+
+def test_training_lowers_the_loss_and_tells_perplexity(tmp_path: Path) -> None:
+    events: list[Event] = []
+    stage = Sft(epochs=20, learning_rate=1e-2, evaluate={"share": 0.2})
+    result = stage.tunekit_train_stage(prepared_bundle(), conversations(20), context(tmp_path, events))
+    metrics = result.metrics
+    assert metrics["train_loss_last"] < 0.3 * metrics["train_loss_first"]
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
+    evaluated = [event for event in events if event.kind == "evaluated"]
+    assert evaluated[-1].metrics == {name: metrics[name] for name in ("eval_loss", "perplexity")}
+
+
+def test_the_chat_template_is_saved_with_the_model(tmp_path: Path) -> None:
+    Sft(steps=1).tunekit_train_stage(prepared_bundle(), conversations(4), context(tmp_path))
+    assert TEMPLATE in (tmp_path / "model" / "chat_template.jinja").read_text()
+
+
+def test_conversations_without_an_answer_are_refused_all_at_once(tmp_path: Path) -> None:
+    asked = tuple(Example(row, f"rows.json, row {row}", (Message("user", "t5"),)) for row in (3, 8))
+    with pytest.raises(DataError, match=r"(?s)rows.json, row 3.*rows.json, row 8"):
+        Sft().tunekit_train_stage(prepared_bundle(), Examples(asked, 2), context(tmp_path))
+
+
+def test_every_label_masked_is_refused(tmp_path: Path) -> None:
+    masked = (Example(1, "rows.json, row 1", (Message("user", "t5"), Message("assistant", "t6", weight=0.0))),)
+    with pytest.raises(DataError, match="rows.json, row 1"):
+        Sft().tunekit_train_stage(prepared_bundle(), Examples(masked, 1), context(tmp_path))
+
+
+def test_sequences_past_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
+    stage = Sft(steps=1, batch={"max_length": 6})
+    facts = stage.tunekit_train_stage(prepared_bundle(), conversations(5), context(tmp_path)).facts
+    assert facts["sequences_cut"] == 5
+    assert facts["tokens_cut"] > 0
+    assert facts["rows_cut"][0] == "rows.json, row 1"
+
+
+def test_the_objective_is_the_weighted_cross_entropy() -> None:
+    batch = Batch(tuple(random_items(3)))
+    weights = torch.tensor([weight for each in batch.sequences for weight in each.weights if weight])
+    log_probs = -torch.rand(len(weights))
+    scores = TokenScores(log_probs, weights, torch.zeros(len(weights), dtype=torch.long))
+    objective = TokenCrossEntropy()
+    mean = objective.sums(batch, Provided({TokenLogProbs(): scores})).loss / objective.weight(batch)
+    assert float(mean) == pytest.approx(sum(-w * p for w, p in zip(weights, log_probs, strict=True)) / sum(weights))
+
+
+def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
+    assert TokenCrossEntropy().summary({"loss": 1e4})["perplexity"] == math.inf

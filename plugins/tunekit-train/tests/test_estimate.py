@@ -1,0 +1,110 @@
+"""The estimate of a stage against what really happens."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tunekit_train import AdamW, Batch, Item, TrainConfig
+from tunekit_train.estimate import Sample, estimate_stage, padding_share
+from tunekit_train.forward import Forward, Strategy, prepared
+from tunekit_train.memory import PeakMemory
+from tunekit_train.shapes import saved_bytes
+from tunekit_train.testing import BF16, FP32, random_items, tiny_llama, with_lora
+
+from tunekit.values import BYTES, Estimate, Examples
+
+
+def really_saved(model: Any, batch: Batch, autocast: bool) -> int:
+    """Bytes of the storages that autograd keeps after a real forward, parameters not counted."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    strategy = Strategy("segments", "test")
+    casting = torch.autocast("cpu", torch.bfloat16, enabled=autocast)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with prepared(model, strategy, autocast), casting, hooks:
+        Forward(model, batch, strategy.lay_out(batch)).logits(torch.tensor([0]))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("precision", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("adapted", [True, False], ids=["lora", "full"])
+def test_a_skeleton_saves_what_the_model_saves(adapted: bool, precision: Any) -> None:
+    model = tiny_llama(hidden_size=64, intermediate_size=160, vocab_size=32)
+    model = with_lora(model) if adapted else model
+    for parameter in model.parameters():
+        dtype = precision.trainable if parameter.requires_grad else precision.weights
+        parameter.data = parameter.data.to(getattr(torch, dtype))
+    items = [Item((_clipped(item),)) for item in random_items(10, shortest=60, longest=60)]
+    skeleton = copy.deepcopy(model).to("meta")
+    expected = really_saved(model.train(), Batch(tuple(items)), precision.autocast)
+    # All weights trained under autocast: the residual stream is fp32, which a skeleton in bf16 does not see.
+    tolerance = 0.2 if precision.autocast and not adapted else 0.1
+    assert saved_bytes(skeleton, precision, 600) == pytest.approx(expected, rel=tolerance)
+
+
+def _clipped(item: Item) -> Any:
+    (sequence,) = item.sequences
+    return type(sequence)(tuple(at % 32 for at in sequence.ids), sequence.weights, 0, sequence.row, sequence.where)
+
+
+def request(plugin: Any, rows: int) -> Any:
+    stage = SimpleNamespace(index=0, name="sft", plugin=SimpleNamespace(plugin=plugin))
+    plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=SimpleNamespace(seed=0))
+    return SimpleNamespace(plan=plan, samples={0: Examples((), 0)}, rows={0: rows})
+
+
+def test_the_estimate_counts_what_the_sample_shows() -> None:
+    plugin, items = object(), random_items(40)
+    config = TrainConfig(epochs=2, batch={"rows": 4, "accumulation": 2}, evaluate={"share": 0.1})
+    estimate = estimate_stage(plugin, config, request(plugin, 400), Estimate(trainable=1000), lambda data: items)
+    (data,) = estimate.data
+    assert data.tokens == sum(item.tokens for item in items)
+    assert data.steps == 90  # 360 rows are 90 micro-batches, 45 steps, twice
+    assert data.longest == max(item.tokens for item in items)
+    assert 0.1 < data.padding < 0.5
+    assert 0.6 < data.supervised < 0.8
+    assert estimate.memory["gradients"] == 4000
+
+
+def test_nothing_is_added_where_there_is_no_sample() -> None:
+    plugin, before = object(), Estimate(trainable=1000)
+    assert estimate_stage(plugin, TrainConfig(), request(plugin, 4), before, lambda data: []) is before
+
+
+def test_padding_share_is_what_a_padded_batch_would_waste() -> None:
+    short, long = random_items(1, shortest=5, longest=5), random_items(1, shortest=15, longest=15)
+    assert padding_share([[*short, *long]]) == pytest.approx(1 / 3)
+    assert padding_share([short, long]) == 0
+
+
+def test_more_rows_make_a_larger_largest_batch() -> None:
+    def tokens(rows: int) -> int:
+        sample = Sample(random_items(40), TrainConfig(batch={"rows": rows}), 40, seed=0)
+        return sum(item.tokens for item in sample.largest)
+
+    assert tokens(1) < tokens(4) < tokens(16)
+
+
+def test_adamw_keeps_two_moments_per_trained_parameter() -> None:
+    estimate = AdamW().tunekit_estimate(request(None, 0), Estimate(trainable=10))
+    assert estimate.memory["optimiser"] == 10 * 2 * BYTES["float32"]
+
+
+def test_peak_memory_sees_what_was_allocated_and_freed(tmp_path: Path) -> None:
+    peak = PeakMemory("cpu")
+    before = peak.read()
+    torch.ones(64 << 20, dtype=torch.uint8)
+    assert peak.read() >= before + (60 << 20)
+    if peak.reset:
+        assert PeakMemory("cpu").read() < before + (60 << 20)

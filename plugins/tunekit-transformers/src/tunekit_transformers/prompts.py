@@ -15,8 +15,7 @@ def encode_prompt(prompt: Prompt, bundle: ModelBundle) -> list[int]:
     if isinstance(prompt, str):
         ids = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
     else:
-        text = render_conversation(prompt, bundle)
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = encode_conversation(prompt, bundle)
     if ids:
         return ids
     if tokenizer.bos_token_id is None:
@@ -24,8 +23,11 @@ def encode_prompt(prompt: Prompt, bundle: ModelBundle) -> list[int]:
     return [tokenizer.bos_token_id]
 
 
-def render_conversation(messages: Sequence[Message], bundle: ModelBundle) -> str:
-    """Write a conversation as the model was trained to read it, ready for its answer."""
+def encode_conversation(messages: Sequence[Message], bundle: ModelBundle) -> list[int]:
+    """Write a conversation as the model was trained to read it, ready for its answer.
+
+    A special token that a message mentions stays text, as in training: it can neither end a turn nor forge one.
+    """
     import jinja2
 
     tokenizer = bundle.tokenizer
@@ -39,11 +41,13 @@ def render_conversation(messages: Sequence[Message], bundle: ModelBundle) -> str
         raise TunekitError(f"a conversation {end}, so there is nothing to answer", "end it with a user turn")
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
+        )
     except jinja2.TemplateError as error:
         message = f"the chat template of {bundle.source} refuses a conversation: {error}"
         raise TunekitError(message, "use only the roles it knows, in the order it expects") from error
-    return rendered
+    return list(ids)
 
 
 def end_tokens(bundle: ModelBundle) -> frozenset[int]:

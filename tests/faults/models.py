@@ -1,0 +1,221 @@
+"""Faults of plugins that change the model: patches, adapters, quantisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from faults.registry import fault, good, suite_of
+
+from tunekit.catalog import Catalog
+from tunekit.cli.new import Hook
+from tunekit.hooks import hookimpl
+from tunekit.testing import AdapterSuite, PatchSuite, QuantizerSuite
+from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, ModelBundle, Quantization, Report
+
+TRAINING = frozenset({"training", "gradients"})
+
+
+def patched(change: Callable[[Any, Report], Report]) -> Any:
+    """The good patch with its report, or its model, changed afterwards."""
+
+    class Faulty(good(Hook.PATCH).GoodPatch):
+        @hookimpl
+        def tunekit_patch(self, bundle: ModelBundle) -> Report:
+            return change(bundle.model, super().tunekit_patch(bundle))
+
+    return suite_of(PatchSuite, Faulty(probability=0.5), changes=TRAINING)
+
+
+@fault(PatchSuite, "test_it_changes_what_it_says_and_nothing_else", r"assert set\(\) ==")
+def a_patch_that_does_nothing():
+    def change(model, report):
+        report.undo()
+        return report
+
+    return patched(change)
+
+
+@fault(PatchSuite, "test_it_changes_what_it_says_and_nothing_else", "evaluation")
+def a_patch_that_changes_more_than_it_says():
+    def change(model, report):
+        model.lm_head.weight.data *= 2
+        return report
+
+    return patched(change)
+
+
+@fault(PatchSuite, "test_undoing_restores_every_output_and_parameter", "undo left changed .*training")
+def an_undo_that_undoes_nothing():
+    return patched(lambda model, report: replace(report, undo=lambda: None))
+
+
+@fault(PatchSuite, "test_undoing_restores_every_output_and_parameter", "undo left hooks behind")
+def an_undo_that_leaves_a_hook():
+    def change(model, report):
+        model.register_forward_hook(lambda *_: None)
+        return report
+
+    return patched(change)
+
+
+@fault(PatchSuite, "test_undoing_restores_every_output_and_parameter", "the report has no undo")
+def a_report_without_undo():
+    return patched(lambda model, report: replace(report, undo=None))
+
+
+@fault(PatchSuite, "test_another_model_of_the_same_class_is_not_touched", "changed .*evaluation.* of another")
+def a_patch_of_the_class(monkeypatch):
+    forward = torch.nn.Embedding.forward
+
+    def change(model, report):
+        monkeypatch.setattr(torch.nn.Embedding, "forward", lambda self, ids: forward(self, ids) * 2)
+        return report
+
+    return patched(change)
+
+
+@fault(PatchSuite, "test_the_report_says_in_one_line_what_was_done", "assert")
+def a_report_that_says_nothing():
+    return patched(lambda model, report: replace(report, summary=" "))
+
+
+def adapted(change: Callable[[Any], Any], reopens: bool = True) -> Any:
+    """The good adapter with its model changed afterwards."""
+
+    class Faulty(good(Hook.ADAPTER).GoodAdapter):
+        @hookimpl
+        def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
+            bundle = bundle if reopens else replace(bundle, saved_adapter=None)
+            attached = super().tunekit_attach_adapter(bundle, context)
+            change(attached.model)
+            return attached
+
+    return suite_of(AdapterSuite, Faulty())
+
+
+def trainable(model: Any) -> list[Any]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@fault(AdapterSuite, "test_a_fresh_adapter_leaves_the_outputs_as_they_were", "logits differ by")
+def an_adapter_that_starts_elsewhere():
+    return adapted(lambda model: [p.data.mul_(1.5) for p in trainable(model)])
+
+
+@fault(AdapterSuite, "test_only_its_own_parameters_train", "trainable, but never moved: .*idle")
+def an_adapter_with_an_idle_parameter():
+    return adapted(lambda model: model.register_parameter("idle", torch.nn.Parameter(torch.zeros(1))))
+
+
+@fault(AdapterSuite, "test_only_its_own_parameters_train", "frozen, but moved: .*lm_head.weight")
+def an_adapter_that_moves_the_base():
+    def move(module, inputs):
+        module.weight.data += 1e-6 * module.training
+
+    return adapted(lambda model: model.get_output_embeddings().register_forward_pre_hook(move))
+
+
+@fault(AdapterSuite, "test_it_trains_fewer_parameters_than_the_model_has", "assert")
+def an_adapter_that_trains_everything():
+    return adapted(lambda model: model.requires_grad_(True))
+
+
+@fault(AdapterSuite, "test_what_trains_is_stored_in_the_dtype_of_the_policy", "torch.bfloat16")
+def an_adapter_in_the_dtype_of_the_base():
+    return adapted(lambda model: model.to(torch.bfloat16))
+
+
+@fault(AdapterSuite, "test_a_saved_adapter_reopens_with_the_same_outputs", "logits differ by")
+def an_adapter_that_forgets_what_was_saved():
+    return adapted(lambda model: None, reopens=False)
+
+
+@fault(AdapterSuite, "test_the_merged_model_answers_as_the_adapted_one", "logits differ by")
+def an_adapter_that_is_lost_in_merging():
+    return adapted(lambda model: setattr(model, "merge_and_unload", model.unload))
+
+
+@fault(AdapterSuite, "test_the_same_seed_gives_the_same_adapter_whatever_came_before", "two fresh adapters differ")
+def an_adapter_that_draws_where_it_likes():
+    return adapted(lambda model: [p.data.add_(torch.randn_like(p) * 1e-3) for p in trainable(model)])
+
+
+@fault(AdapterSuite, "test_the_plan_counts_the_parameters_that_the_run_will_train", "assert")
+def an_estimate_that_counts_one_too_many():
+    class Faulty(good(Hook.ADAPTER).GoodAdapter):
+        @hookimpl
+        def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+            estimate = super().tunekit_estimate(request, estimate)
+            return replace(estimate, trainable=estimate.trainable + 1)
+
+    return suite_of(AdapterSuite, Faulty())
+
+
+def quantized(quantize: Callable[[Any], Any] = lambda it: it, patch: Any = None, error_bound: float = 1.0) -> Any:
+    """A good quantiser with its answer or the loaded model changed."""
+
+    class Faulty(Catalog.discover().load("bnb")):  # type: ignore[misc]
+        @hookimpl
+        def tunekit_quantize(self, request: LoadRequest) -> Quantization:
+            return quantize(super().tunekit_quantize(request))
+
+        @hookimpl
+        def tunekit_patch(self, bundle: ModelBundle) -> Report:
+            report = super().tunekit_patch(bundle)
+            if patch is not None:
+                patch(bundle.model)
+            return report
+
+    return suite_of(QuantizerSuite, Faulty(bits=8), error_bound=error_bound)
+
+
+@fault(QuantizerSuite, "test_it_says_how_many_bits_a_weight_takes", "assert")
+def more_bits_than_before():
+    return quantized(lambda it: replace(it, bits=32))
+
+
+@fault(QuantizerSuite, "test_the_stored_weights_are_smaller", "assert")
+def weights_that_stay_as_large():
+    return quantized(lambda it: replace(it, arguments={}))
+
+
+@fault(QuantizerSuite, "test_the_outputs_stay_near_the_dense_ones", "relative error 0.0.*, bound 1e-06")
+def outputs_that_are_far_away():
+    return quantized(error_bound=1e-6)
+
+
+@fault(QuantizerSuite, "test_the_outputs_stay_near_the_dense_ones", "relative error 0.0000")
+def outputs_that_are_those_of_the_dense_model():
+    return quantized(lambda it: replace(it, arguments={}))
+
+
+@fault(QuantizerSuite, "test_an_adapter_trains_on_it_and_the_base_stays", "assert")
+def a_base_that_moves():
+    def move(module, inputs):
+        module.weight.data += 1e-6 * module.training
+
+    return quantized(patch=lambda model: model.lm_head.register_forward_pre_hook(move))
+
+
+@fault(
+    QuantizerSuite, "test_gradients_are_those_of_the_dense_model_even_after_an_evaluation", "no gradient for .*layers.0"
+)
+def layers_that_lose_the_gradient_after_an_evaluation():
+    def patch(model):
+        seen = []
+
+        def detach(module, inputs, output):
+            seen.append(module.training)
+            return output if all(seen) else output.detach()
+
+        model.model.layers[0].register_forward_hook(detach)
+
+    return quantized(patch=patch)
+
+
+@fault(QuantizerSuite, "test_loading_twice_gives_the_same_outputs", "assert")
+def weights_that_differ_each_time():
+    return quantized(patch=lambda model: model.lm_head.weight.data.add_(torch.randn(1) * 0.1))

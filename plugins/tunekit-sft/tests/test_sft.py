@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+
+from tunekit.errors import DataError
+from tunekit.values import Event, Example, Examples, Message
 from tunekit_sft import Sft
 from tunekit_sft.objective import TokenCrossEntropy
 from tunekit_train import Batch, Provided, TokenLogProbs, TokenScores
 from tunekit_train.testing import bundle, context, random_items, tiny_llama, tiny_tokenizer
-
-from tunekit.errors import DataError
-from tunekit.values import Event, Example, Examples, Message
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
@@ -84,7 +84,7 @@ def test_conversations_without_an_answer_are_refused_all_at_once(tmp_path: Path)
 
 def test_every_label_masked_is_refused(tmp_path: Path) -> None:
     masked = (Example(1, "rows.json, row 1", (Message("user", "t5"), Message("assistant", "t6", weight=0.0))),)
-    with pytest.raises(DataError, match="rows.json, row 1"):
+    with pytest.raises(DataError, match=r"rows\.json, row 1"):
         Sft().tunekit_train_stage(prepared_bundle(), Examples(masked, 1), context(tmp_path))
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tunekit_train import AdamW
-from tunekit_train.testing import bundle, context, tiny_llama
 
 from tunekit.values import OptimizerSettings
+from tunekit_train import AdamW
+from tunekit_train.testing import bundle, context, tiny_llama
 
 
 def optimizer(tmp_path: Path, plugin: AdamW, weight_decay: float = 0.0) -> Any:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+
+from tunekit.values import BYTES, Estimate, Examples
 from tunekit_train import AdamW, Batch, Item, TrainConfig
 from tunekit_train.estimate import Sample, estimate_stage, padding_share
 from tunekit_train.forward import Forward, Strategy, prepared
 from tunekit_train.memory import PeakMemory
 from tunekit_train.shapes import saved_bytes
 from tunekit_train.testing import BF16, FP32, random_items, tiny_llama, with_lora
-
-from tunekit.values import BYTES, Estimate, Examples
 
 
 def really_saved(model: Any, batch: Batch, autocast: bool) -> int:

@@ -63,12 +63,17 @@ def train(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let transformers draw no progress bars of its own: whoever watches the run draws from its events."""
-    shown = logging.is_progress_bar_enabled()
+    """Let transformers draw and print nothing: whoever watches the run draws from its events.
+
+    Its warnings in a run are about what is meant so here: a tied head that a checkpoint does not hold twice, say.
+    """
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 

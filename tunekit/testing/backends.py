@@ -28,13 +28,16 @@ class BackendSuite(PluginSuite):
         train_(bundle.model, steps=3)
         return bundle
 
+    def open(self, folder: Path) -> Backend:
+        """Make the backend over the bundle."""
+        context = run_context(self.make(), *self.companions, folder=folder)
+        backend: Backend = context.calls.own("tunekit_infer_backend", bundle=self.bundle(), context=context)
+        return backend
+
     @pytest.fixture
     def backend(self, tmp_path: Path) -> Backend:
-        """The backend over the bundle."""
-        bundle = self.bundle()
-        context = run_context(self.make(), *self.companions, folder=tmp_path)
-        backend: Backend = context.calls.own("tunekit_infer_backend", bundle=bundle, context=context)
-        return backend
+        """The backend over the bundle, made anew for each test."""
+        return self.open(tmp_path)
 
     def test_answers_come_in_the_order_of_the_prompts(self, backend: Backend) -> None:
         """A batch answers as one prompt after the other does, whatever their lengths."""

@@ -12,7 +12,16 @@ from faults.registry import fault, good, suite_of
 from tunekit.catalog import Catalog
 from tunekit.cli.new import Hook
 from tunekit.hooks import hookimpl
-from tunekit.testing import AdapterSuite, PatchSuite, QuantizerSuite
+from tunekit.testing import (
+    FP32,
+    MIXED,
+    AdapterSuite,
+    LoaderSuite,
+    PatchSuite,
+    QuantizerSuite,
+    tiny_bundle,
+    tiny_model,
+)
 from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, ModelBundle, Quantization, Report
 
 TRAINING = frozenset({"training", "gradients"})
@@ -223,3 +232,59 @@ def layers_that_lose_the_gradient_after_an_evaluation():
 @fault(QuantizerSuite, "test_loading_twice_gives_the_same_outputs", "assert")
 def weights_that_differ_each_time():
     return quantized(patch=lambda model: model.lm_head.weight.data.add_(torch.randn(1) * 0.1))
+
+
+def loading(
+    request_change: Callable[[LoadRequest], LoadRequest] = lambda request: request,
+    change: Callable[[ModelBundle], ModelBundle] = lambda bundle: bundle,
+) -> Any:
+    """A good loader, with what it is given or what it gives back changed."""
+
+    class Faulty(Catalog.discover().load("transformers")):  # type: ignore[misc]
+        @hookimpl
+        def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
+            return change(super().tunekit_load_model(request_change(request), context))
+
+    return suite_of(LoaderSuite, Faulty())
+
+
+@fault(LoaderSuite, "test_it_loads_the_weights_that_were_saved", "logits differ by")
+def a_loader_that_loads_something_else():
+    return loading(change=lambda bundle: replace(bundle, model=tiny_model(seed=1)))
+
+
+@fault(LoaderSuite, "test_it_loads_the_tokenizer_with_its_chat_template", "assert")
+def a_loader_that_loses_the_template():
+    def lose(bundle):
+        bundle.tokenizer.chat_template = None
+        return bundle
+
+    return loading(change=lose)
+
+
+@fault(LoaderSuite, "test_weights_are_stored_in_the_dtype_of_the_policy", "float32")
+def a_loader_with_a_dtype_of_its_own():
+    return loading(lambda request: replace(request, precision=FP32))
+
+
+@fault(LoaderSuite, "test_the_purpose_changes_no_weight", "assert")
+def a_loader_that_rounds_for_answering():
+    def around(request):
+        return request if request.purpose == "train" else replace(request, precision=MIXED)
+
+    return loading(around)
+
+
+@fault(LoaderSuite, "test_a_quantiser_may_swap_modules_once_the_model_is_loaded", "assert")
+def a_loader_that_leaves_the_swap_out():
+    return loading(lambda request: replace(request, quantization=None))
+
+
+@fault(LoaderSuite, "test_a_model_that_is_not_there_is_named", "DID NOT RAISE")
+def a_loader_that_finds_everything():
+    class Faulty(Catalog.discover().load("transformers")):  # type: ignore[misc]
+        @hookimpl
+        def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
+            return tiny_bundle()
+
+    return suite_of(LoaderSuite, Faulty())

@@ -20,6 +20,7 @@ pytest.register_assert_rewrite(
             "adapters",
             "backends",
             "formats",
+            "loaders",
             "optimizers",
             "patches",
             "plugins",
@@ -35,6 +36,7 @@ from .adapters import AdapterSuite  # noqa: E402
 from .backends import BackendSuite  # noqa: E402
 from .data import conversations, examples_of, rows_of  # noqa: E402
 from .formats import FormatSuite  # noqa: E402
+from .loaders import LoaderSuite  # noqa: E402
 from .optimizers import OptimizerSuite  # noqa: E402
 from .patches import Effect, PatchSuite  # noqa: E402
 from .plugins import PluginSuite  # noqa: E402
@@ -61,6 +63,7 @@ __all__ = [
     "BackendSuite",
     "Effect",
     "FormatSuite",
+    "LoaderSuite",
     "OptimizerSuite",
     "PatchSuite",
     "PluginSuite",

@@ -1,4 +1,4 @@
-"""Bad input through the front door, with the real plugins on a tiny model: each message says what, why and what to do."""
+"""Bad input through the front door, on a tiny model: each message says what, why and what to do."""
 
 from __future__ import annotations
 
@@ -90,6 +90,15 @@ def test_rows_whose_every_label_is_masked_stop_the_plan(model):
         pipeline(model, batch={"max_length": 4, "rows": 2}).plan()
 
 
+def test_rows_that_cannot_be_trained_on_are_left_out_and_told_where_the_source_says_so(model, tmp_path):
+    long = {"messages": [{"role": "user", "content": "five and " * 40}, {"role": "assistant", "content": "x"}]}
+    data = {"rows": [CHAT[0], long, CHAT[1], {"messages": 7}], "bad_rows": "drop"}
+    run = pipeline(model, data, batch={"max_length": 64, "rows": 2}).run(tmp_path / "run")
+    assert list(run.record.finished_stages()[0]["facts"]["left_out"]) == ["data (rows given in Python), row 2"]
+    account = json.loads((tmp_path / "run" / "data.json").read_text())["sft"]
+    assert (account["rows"], account["kept"], account["left_out"]) == (4, 3, 1)
+
+
 def test_sequences_over_the_limit_are_counted_in_plan_and_record(model, tmp_path):
     long = [
         {"messages": [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "five and six " * n}]}
@@ -108,7 +117,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(model
         model, use={"precision": {"compute": "fp32"}}, learning_rate=1e30, epochs=4, max_grad_norm=0,
         checkpoint={"every": 1}, schedule={"shape": "constant", "warmup_steps": 0},
     )  # fmt: skip
-    with pytest.raises(errors.DivergedError, match=r"not a finite number at step \d+.*lower stages\.0\.sft\.learning_rate"):
+    with pytest.raises(errors.DivergedError, match=r"no.* finite number .*lower stages\.0\.sft\.learning_rate"):
         made.run(tmp_path / "run")
     state = json.loads((tmp_path / "run" / "run.json").read_text())
     assert state["status"] == "failed"

@@ -65,6 +65,13 @@ def test_a_plugins_failure_ends_with_1(recipe, capsys):
     assert "plugin transformers (fake-world 1.0) failed in tunekit_load_model" in capsys.readouterr().err
 
 
+def test_the_version_is_that_of_the_core(capsys):
+    from importlib.metadata import version
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("tunekit-core")
+
+
 def test_wrong_arguments_end_with_2(capsys):
     assert run(["plan"]) == 2
     assert run(["nonsense"]) == 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         TunekitError,
     )
     from .hooks import hookimpl, hookspec
-    from .pipeline import Pipeline, open_run, resume_run
+    from .pipeline import Pipeline, open_model, open_run, resume_run
     from .plugin import Plugin, PluginConfig
     from .recipe import Recipe
     from .run import Run
@@ -45,6 +45,7 @@ __all__ = [
     "TunekitError",
     "hookimpl",
     "hookspec",
+    "open_model",
     "open_run",
     "resume_run",
 ]
@@ -56,7 +57,7 @@ _HOME = {
         "errors",
     ),
     **dict.fromkeys(("hookimpl", "hookspec"), "hooks"),
-    **dict.fromkeys(("Pipeline", "open_run", "resume_run"), "pipeline"),
+    **dict.fromkeys(("Pipeline", "open_model", "open_run", "resume_run"), "pipeline"),
     **dict.fromkeys(("Plugin", "PluginConfig"), "plugin"),
     "Recipe": "recipe",
     "Run": "run",

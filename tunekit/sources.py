@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from .calls import Calls
@@ -31,7 +32,7 @@ def read_examples(calls: Calls, sources: Sequence[Source], limit: int | None = N
         fingerprints[source.name] = rows.fingerprint
         for result in islice(results, limit):
             if isinstance(result, Example):
-                examples.append(result)
+                examples.append(replace(result, optional=True) if source.bad_rows == "drop" else result)
                 continue
             bad.append(result)
             if source.bad_rows == "error":

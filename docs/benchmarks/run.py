@@ -126,7 +126,7 @@ def page(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.pop("versions").items())
     lines = [
         HEAD.format(rounds=rounds, steps=results["steps"], warm_up=WARM_UP, versions=versions, **results),
-        "| dtype | contender | real tokens/s | tunekit is faster by | goal | peak memory | tunekit's share | loss differs |",
+        "| dtype | contender | real tokens/s | tunekit is faster by | goal | peak memory | our share | loss differs |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for dtype, contenders in runs.items():

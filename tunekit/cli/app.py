@@ -42,17 +42,22 @@ for module in (demo, plan, train, resume, chat, plugins, schema, new):
     module.add_to(app)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(version("tunekit-core"))
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and end.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     """Fine-tune language models from plugins. Plan, then run."""
-    if version:
-        from importlib.metadata import version as version_of
-
-        print(version_of("tunekit-core"))
-        raise typer.Exit
 
 
 def main() -> None:

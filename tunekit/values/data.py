@@ -71,13 +71,15 @@ class Message:
 class Example:
     """The canonical example: a conversation (`messages`) or a document (`text`), never both.
 
-    `row` and `where` lead back to the row it was made from.
+    `row` and `where` lead back to the row it was made from. `optional`: leave it out and count it where it turns out
+    that it cannot be trained on, rather than stop (the source says `bad_rows: drop`).
     """
 
     row: int
     where: str
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

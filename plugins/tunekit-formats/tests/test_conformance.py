@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunekit_formats import Alpaca, Files, OpenAi, ShareGpt, Text
-
 from tunekit.testing import FormatSuite, ReaderSuite
 from tunekit.values import Source
+from tunekit_formats import Alpaca, Files, OpenAi, ShareGpt, Text
 
 
 class TestFiles(ReaderSuite):

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tunekit_formats import Files
 
 from tunekit.errors import DataError
 from tunekit.values import Row, Rows, Source
+from tunekit_formats import Files
 
 ROWS = [{"instruction": 'a, "b"', "output": "line\nline é 你好 "}, {"instruction": "c", "output": "d"}]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tunekit_formats import Alpaca, Files, OpenAi, ShareGpt, Text
 
 from tunekit.errors import DataError
 from tunekit.values import BadRow, Example, Message, Source
+from tunekit_formats import Alpaca, Files, OpenAi, ShareGpt, Text
 
 FORMATS: dict[str, Any] = {"alpaca": Alpaca(), "sharegpt": ShareGpt(), "openai": OpenAi(), "text": Text()}
 

@@ -48,8 +48,8 @@ def prepared_bundle() -> Any:
 def supervised(rule: str) -> list[int]:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    items = Sft(supervise=rule).items(conversations(1), tokenizer)
-    (sequence,) = items[0].sequences
+    rendered = Sft(supervise=rule).render(conversations(1), tokenizer)
+    (sequence,) = rendered.sequences
     return [token for token, weight in zip(sequence.ids, sequence.weights, strict=True) if weight]
 
 

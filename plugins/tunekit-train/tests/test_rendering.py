@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from tunekit.errors import DataError
-from tunekit.values import BadRow, Example, Message
-from tunekit_train.rendering import LISTED, Sequence, attempt_all, render, render_all
+from tunekit.values import Example, Message
+from tunekit_train.rendering import LISTED, Sequence, render, render_all, render_rows
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
@@ -399,7 +400,11 @@ def test_many_bad_rows_are_counted_by_reason_after_the_first_ones(bytes_tokenize
     assert len(raised.value.problems) == LISTED + 1
 
 
-def test_attempts_give_one_result_per_example_so_that_bad_rows_can_be_dropped(bytes_tokenizer: Any) -> None:
+def test_an_optional_example_that_cannot_be_trained_on_is_left_out_and_told(bytes_tokenizer: Any) -> None:
     tokenizer = _with(bytes_tokenizer, CHATML)
-    results = list(attempt_all([TWO, _talk(("user", "hi"), row=2), SYSTEM], tokenizer, "assistant", None))
-    assert [type(result) for result in results] == [Sequence, BadRow, Sequence]
+    bad = _talk(("user", "hi"), row=2)
+    rendered = render_rows([TWO, replace(bad, optional=True), SYSTEM], tokenizer, "assistant", None)
+    assert [sequence.row for sequence in rendered.sequences] == [TWO.row, SYSTEM.row]
+    assert [(row.row, row.reason) for row in rendered.left_out] == [(2, "there is no assistant turn to train on")]
+    with pytest.raises(DataError, match="no assistant turn"):
+        render_rows([TWO, bad], tokenizer, "assistant", None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, Examples, ModelBundle, StageContext, StageResult
 from tunekit_train import TrainConfig
+
+if TYPE_CHECKING:
+    from tunekit_train import Rendered
 
 
 class SftConfig(TrainConfig):
@@ -28,32 +32,31 @@ class Sft(Plugin[SftConfig]):
     @hookimpl
     def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
         """Render the examples with the model's own chat template, and train."""
-        from tunekit_train import train
+        from tunekit_train import Item, train
 
         from .objective import TokenCrossEntropy
 
-        return train(TokenCrossEntropy(), self.items(data, bundle.tokenizer), bundle, self.config, context)
+        rendered = self.render(data, bundle.tokenizer)
+        items = [Item((sequence,)) for sequence in rendered.sequences]
+        result = train(TokenCrossEntropy(), items, bundle, self.config, context)
+        left_out = {row.where: row.reason for row in rendered.left_out}
+        return replace(result, facts={**result.facts, "left_out": left_out})
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Tokens, padding and memory, from the sampled rows and the model's shapes."""
-        from tunekit_train import estimate_stage
+        """Tokens, padding and memory, from sampled rows and the model's shapes. DataError as the run would raise."""
+        from tunekit_train import Item, estimate_stage
 
-        return estimate_stage(self, self.config, request, estimate, lambda data: self.attempt(data, estimate.tokenizer))
+        def items(data: Examples) -> list[Item]:
+            return [Item((sequence,)) for sequence in self.render(data, estimate.tokenizer).sequences]
 
-    def items(self, data: Examples, tokenizer: Any) -> list[Any]:
-        """One item per example; DataError where an example cannot be trained on."""
-        from tunekit_train import Item, render_all
+        return estimate_stage(self, self.config, request, estimate, items)
 
-        sequences = render_all(data, tokenizer, self.config.supervise, self.config.batch.max_length)
-        return [Item((sequence,)) for sequence in sequences]
+    def render(self, data: Examples, tokenizer: Any) -> Rendered:
+        """Token ids and loss weights of each example; DataError where one cannot be trained on."""
+        from tunekit_train import render_rows
 
-    def attempt(self, data: Examples, tokenizer: Any) -> list[Any]:
-        """The items of those examples that can be trained on, for an estimate."""
-        from tunekit_train import Item, Sequence, attempt_all
-
-        results = attempt_all(data, tokenizer, self.config.supervise, self.config.batch.max_length)
-        return [Item((result,)) for result in results if isinstance(result, Sequence)]
+        return render_rows(data, tokenizer, self.config.supervise, self.config.batch.max_length)
 
 
 __all__ = ["Sft", "SftConfig"]

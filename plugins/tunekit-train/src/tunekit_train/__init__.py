@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from .estimate import estimate_stage
     from .forward import Forward
     from .needs import TokenLogProbs, TokenScores
-    from .rendering import Sequence, attempt_all, render, render_all
+    from .rendering import Rendered, Sequence, render, render_all, render_rows
 
 _LAZY = {
     "Forward": "forward",
     "Sequence": "rendering",
     "TokenLogProbs": "needs",
     "TokenScores": "needs",
-    "attempt_all": "rendering",
+    "Rendered": "rendering",
     "estimate_stage": "estimate",
     "render": "rendering",
     "render_all": "rendering",
+    "render_rows": "rendering",
     "train": "engine",
 }
 
@@ -90,6 +91,7 @@ __all__ = [
     "Need",
     "Objective",
     "Provided",
+    "Rendered",
     "ScheduleConfig",
     "Sequence",
     "Sum",
@@ -97,9 +99,9 @@ __all__ = [
     "TokenLogProbs",
     "TokenScores",
     "TrainConfig",
-    "attempt_all",
     "estimate_stage",
     "render",
     "render_all",
+    "render_rows",
     "train",
 ]

@@ -71,22 +71,34 @@ def render_all(
     Raises DataError, for all rows at once: a tokenizer without chat template, a template that refuses a conversation,
     no assistant turn, nothing left to train on, no examples at all.
     """
-    results = list(attempt_all(examples, tokenizer, supervise, max_length))
-    if not results:
+    return list(render_rows(examples, tokenizer, supervise, max_length).sequences)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The sequences of examples that can be trained on, and what was left out because it is optional."""
+
+    sequences: tuple[Sequence, ...]
+    left_out: tuple[BadRow, ...]
+
+
+def render_rows(examples: Iterable[Example], tokenizer: Any, supervise: Supervise, max_length: int | None) -> Rendered:
+    """Turn examples into sequences as `render_all` does, and tell which optional ones could not be trained on."""
+    rows = list(examples)
+    results = list(_attempt_all(rows, tokenizer, supervise, max_length))
+    pairs = [(row, result) for row, result in zip(rows, results, strict=True) if isinstance(result, BadRow)]
+    if needed := [bad for row, bad in pairs if not row.optional]:
+        raise DataError(_problems(needed))
+    sequences = tuple(result for result in results if isinstance(result, Sequence))
+    if not sequences:
         raise DataError([Problem("", "there are no examples to train on", "check `limit`, `split` and the data file")])
-    bad = [result for result in results if isinstance(result, BadRow)]
-    if bad:
-        raise DataError(_problems(bad))
-    return [result for result in results if isinstance(result, Sequence)]
+    return Rendered(sequences, tuple(bad for _, bad in pairs))
 
 
-def attempt_all(
+def _attempt_all(
     examples: Iterable[Example], tokenizer: Any, supervise: Supervise, max_length: int | None
 ) -> Iterator[Sequence | BadRow]:
-    """Turn examples into sequences, one result for each: a BadRow where `render_all` would raise.
-
-    Raises DataError only where no conversation could be rendered: no chat template, or a tokenizer without offsets.
-    """
+    """One result for each example. DataError only where no conversation could be rendered at all."""
     assert max_length is None or max_length > 0, "max_length counts tokens"
     renderer = _Renderer(tokenizer, supervise)
     remaining = iter(examples)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,18 @@ def main() -> None:
     options = parser.parse_args()
     path = HERE / "results.json"
     if not options.draw_only:
-        data = options.data or fetch_data()
-        path.write_text(json.dumps(measure(data, options.rounds, options.steps), indent=1) + "\n")
-    results = json.loads(path.read_text())
+        for results in measure(options.data or fetch_data(), options.rounds, options.steps):
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            write_page(results)
+    else:
+        write_page(json.loads(path.read_text()))
+    print((DOCS / "performance.md").read_text())
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """Draw the picture and write the page."""
     draw(results["runs"])
     (DOCS / "performance.md").write_text(page(results))
-    print((DOCS / "performance.md").read_text())
 
 
 def fetch_data() -> str:
@@ -80,16 +87,19 @@ def fetch_data() -> str:
     return str(folder / "alpaca_en_demo.json")
 
 
-def measure(data: str, rounds: int, steps: int) -> dict[str, Any]:
-    """Run every contender once per round, so that a slow minute of the machine meets all of them."""
+def measure(data: str, rounds: int, steps: int) -> Iterator[dict[str, Any]]:
+    """Run every contender once per round, so that a slow minute of the machine meets all of them.
+
+    Gives all results so far after each round.
+    """
+    versions = {name: metadata.version(name) for name in ("tunekit-core", "torch", "transformers", "peft", "trl")}
     runs: Results = {dtype: {name: [] for name in NAMES} for dtype in GOALS}
     for number in range(rounds):
         for dtype in GOALS:
             for name in NAMES:
                 print(f"round {number + 1}, {dtype}, {name}", flush=True)
                 runs[dtype][name].append(one(name, dtype, data, steps))
-    versions = {name: metadata.version(name) for name in ("tunekit-core", "torch", "transformers", "peft", "trl")}
-    return {"runs": runs, "steps": steps, "machine": processor(), "versions": versions}
+        yield {"runs": runs, "steps": steps, "machine": processor(), "versions": versions}
 
 
 def one(name: str, dtype: str, data: str, steps: int) -> dict[str, Any]:
@@ -123,9 +133,11 @@ def page(results: dict[str, Any]) -> str:
     """The page of the manual."""
     runs: Results = results["runs"]
     rounds = len(runs["fp32"]["tunekit"])
-    versions = ", ".join(f"{name} {version}" for name, version in results.pop("versions").items())
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [
-        HEAD.format(rounds=rounds, steps=results["steps"], warm_up=WARM_UP, versions=versions, **results),
+        HEAD.format(
+            rounds=rounds, steps=results["steps"], warm_up=WARM_UP, versions=versions, machine=results["machine"]
+        ),
         "| dtype | contender | real tokens/s | tunekit is faster by | goal | peak memory | our share | loss differs |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]

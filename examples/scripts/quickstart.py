@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 import tunekit as tk
-from tunekit.pipeline import open_model
 from tunekit_lora import Lora
 from tunekit_sft import Sft
 
@@ -25,8 +24,10 @@ QUESTIONS = ("What may I call you?", "Tell me who built you.", "Which planet do 
 
 def make_pipeline(steps: int | None = None) -> tk.Pipeline:
     """Describe the run; nothing is loaded. `steps` cuts it short."""
-    stage = Sft(epochs=3, learning_rate=4e-4) if steps is None else Sft(epochs=3, learning_rate=4e-4, steps=steps)
-    return tk.Pipeline(model=MODEL, data=str(DATA), use=[Lora(rank=16)], stages=[stage])
+    cut = {} if steps is None else {"steps": steps}
+    schedule = {"shape": "cosine", "warmup_ratio": 0.1}
+    stage = Sft(epochs=2, learning_rate=2e-3, batch={"rows": 8}, schedule=schedule, **cut)
+    return tk.Pipeline(model=MODEL, data=str(DATA), use=[Lora(rank=8)], stages=[stage])
 
 
 def tell(event: tk.Event) -> None:
@@ -46,11 +47,11 @@ def show(questions: Sequence[str], before: Sequence[str], after: Sequence[str]) 
 def main(arguments: Sequence[str] | None = None) -> tk.Run:
     """Ask, plan, run, ask again."""
     parser = argparse.ArgumentParser(description="Fine-tune SmolLM2-135M-Instruct and compare its answers.")
-    parser.add_argument("--steps", type=int, help="stop after so many steps; else three passes over the data")
+    parser.add_argument("--steps", type=int, help="stop after so many steps; else two passes over the data")
     parser.add_argument("--output", default="runs/script", help="run folder, new or empty")
     options = parser.parse_args(arguments)
 
-    before = [answer.text for answer in open_model(MODEL).ask(QUESTIONS, max_new_tokens=48)]
+    before = [answer.text for answer in tk.open_model(MODEL).ask(QUESTIONS, max_new_tokens=48)]
     pipeline = make_pipeline(options.steps)
     Console().print(pipeline.plan())
     run = pipeline.run(options.output, watchers=[tell])

@@ -244,7 +244,8 @@ def test_the_patch_says_what_it_did_and_can_be_undone(load):
     assert [layer.support_avx512bf16_for_cpu for layer in layers] == before
 
 
-def test_eight_bits_do_not_log_a_line_for_every_call(load, ids, caplog):
+def test_eight_bits_do_not_log_a_line_for_every_call(load, ids, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("bitsandbytes.autograd._functions"), "filters", [])
     bundle = load(Bnb(bits=8))
     with caplog.at_level(logging.WARNING):
         report = Bnb(bits=8).tunekit_patch(bundle=bundle)

@@ -13,12 +13,23 @@ nox.options.error_on_missing_interpreters = True
 
 HERE = Path(__file__).parent
 PLUGINS = sorted(folder.parent for folder in HERE.glob("plugins/*/pyproject.toml"))
-TESTING = ["pytest", "pytest-xdist", "hypothesis", "jsonschema", "scipy", "nbclient", "nbformat", "ipykernel", "trl"]
+TESTING = [
+    "pytest",
+    "pytest-xdist",
+    "hypothesis",
+    "jsonschema",
+    "scipy",
+    "nbclient",
+    "nbformat",
+    "ipykernel",
+    "trl",
+    "galore-torch",
+    "tensorboard",
+]
 QUIET = {
     "HF_HUB_OFFLINE": "1",
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "DO_NOT_TRACK": "1",
-    "WANDB_MODE": "offline",
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -46,6 +46,24 @@ def test_train_writes_json_for_scripts(recipe, capsys):
     assert (written["status"], written["folder"]) == ("finished", "runs/y")
 
 
+def test_what_a_library_prints_does_not_spoil_the_json(world, recipe, capsys):
+    code = """
+from tunekit import Plugin, PluginConfig, hookimpl
+from tunekit.values import Event
+class Nothing(PluginConfig):
+    pass
+class Loud(Plugin[Nothing]):
+    @hookimpl
+    def tunekit_event(self, event: Event) -> None:
+        print("[INFO] how are you?")
+"""
+    world("fake-loud", {"loud": "fake_loud:Loud"}, code)
+    assert run(["train", recipe, "use.loud={}", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "finished"
+    assert "how are you?" in captured.err
+
+
 def test_a_users_mistake_ends_with_2_and_without_a_traceback(recipe, capsys):
     assert run(["train", recipe, "use.sises={}"]) == 2
     said = capsys.readouterr().err

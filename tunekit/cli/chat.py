@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import Json, console, print_json
+from .console import Json, console, only_json
 
 if TYPE_CHECKING:
     from ..run import Talk
@@ -32,27 +33,36 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a model. Lines of standard input are asked one after the other where it is not a terminal."""
-    model = _open(what)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-
-    def answer(history: list[Message]) -> str:
+    with only_json() as write:
+        model = _open(what)
         if json:
-            return model.chat(history, **settings)
-        pieces = []
-        for piece in model.stream(history, **settings):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-            pieces.append(piece)
-        sys.stdout.write("\n")
-        return "".join(pieces)
-
+            prompts = [(question, _opening(system, question)) for question in ask or _lines()]
+            write([{"question": question, "answer": model.chat(prompt, **settings)} for question, prompt in prompts])
+    if json:
+        return
+    answer = partial(_stream, model, settings)
     if ask or not sys.stdin.isatty():
-        questions = ask or [line.strip() for line in sys.stdin if line.strip()]
-        pairs = [(question, answer(_opening(system, question))) for question in questions]
-        if json:
-            print_json([{"question": question, "answer": text} for question, text in pairs])
+        for question in ask or _lines():
+            answer(_opening(system, question))
     else:
         _converse(answer, system)
+
+
+def _stream(model: Talk, settings: dict[str, Any], history: list[Message]) -> str:
+    """Answer on the screen, piece by piece."""
+    pieces = []
+    for piece in model.stream(history, **settings):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        pieces.append(piece)
+    sys.stdout.write("\n")
+    return "".join(pieces)
+
+
+def _lines() -> list[str]:
+    """The questions on standard input."""
+    return [line.strip() for line in sys.stdin if line.strip()]
 
 
 def _open(what: str) -> Talk:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +28,13 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def print_json(value: Any) -> None:
-    """Write one JSON document to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+@contextlib.contextmanager
+def only_json() -> Iterator[Callable[[Any], None]]:
+    """Keep standard output for one JSON document: what libraries print meanwhile goes to standard error."""
+    out = sys.stdout
+
+    def write(value: Any) -> None:
+        out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    with contextlib.redirect_stdout(sys.stderr):
+        yield write

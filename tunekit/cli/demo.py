@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Json, Overrides, console, print_json
+from .console import Json, Overrides, console, only_json
 
 if TYPE_CHECKING:
     from ..demo import Outcome
@@ -32,7 +32,8 @@ def demo(
     start = time.monotonic()
     folder = next_folder(output)
     if json:
-        print_json(outcome(tell(folder, overrides or ()), time.monotonic() - start))
+        with only_json() as write:
+            write(outcome(tell(folder, overrides or ()), time.monotonic() - start))
         return
     screen = console()
     with ProgressBar(screen) as bar:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import TunekitError
-from .console import Json, console, print_json
+from .console import Json, console, only_json
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -79,7 +79,8 @@ def plugin(
     made = write_plugin(name, hook, folder)
     files = sorted(str(path.relative_to(made)) for path in made.rglob("*") if path.is_file())
     if json:
-        print_json({"folder": str(made), "files": files})
+        with only_json() as write:
+            write({"folder": str(made), "files": files})
         return
     screen = console()
     for file in files:

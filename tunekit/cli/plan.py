@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Json, Overrides, Recipe, console, print_json
+from .console import Json, Overrides, Recipe, console, only_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,8 +24,9 @@ def plan(
     from ..pipeline import Pipeline
     from ..record import plan_mapping
 
-    made = Pipeline.from_file(recipe, overrides or ()).plan(estimate=estimate)
-    if json:
-        print_json(plan_mapping(made))
-    else:
+    with only_json() as write:
+        made = Pipeline.from_file(recipe, overrides or ()).plan(estimate=estimate)
+        if json:
+            write(plan_mapping(made))
+    if not json:
         console().print(made)

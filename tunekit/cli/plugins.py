@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from .console import Json, console, print_json
+from .console import Json, console, only_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,9 +19,11 @@ def plugins(json: Json = False) -> None:
     from ..catalog import Catalog
     from ..display import Section, terminal
 
-    listing = Catalog.discover().listing()
+    with only_json() as write:
+        listing = Catalog.discover().listing()
+        if json:
+            write([asdict(row) for row in listing])
     if json:
-        print_json([asdict(row) for row in listing])
         return
     rows = tuple(
         (row.name, row.status, f"{row.distribution} {row.version}", row.summary,

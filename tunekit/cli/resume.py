@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import Json, console, print_json
+from .console import Json, console, only_json
 from .train import outcome, show_outcome
 
 
@@ -21,7 +21,8 @@ def resume(folder: Annotated[str, typer.Argument(help="Folder of the run.")], js
     from .progress import ProgressBar
 
     if json:
-        print_json(outcome(resume_run(folder)))
+        with only_json() as write:
+            write(outcome(resume_run(folder)))
         return
     screen = console()
     with ProgressBar(screen) as bar:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .console import print_json
+from .console import only_json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,6 +24,7 @@ def schema(
     from ..record import write_text
 
     if output is None:
-        print_json(json_schema())
+        with only_json() as write:
+            write(json_schema())
     else:
         write_text(Path(output), json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .console import Json, Output, Overrides, Recipe, console, print_json
+from .console import Json, Output, Overrides, Recipe, console, only_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,8 @@ def train(recipe: Recipe, overrides: Overrides = None, output: Output = None, js
 
     pipeline = Pipeline.from_file(recipe, overrides or ())
     if json:
-        print_json(outcome(pipeline.run(output)))
+        with only_json() as write:
+            write(outcome(pipeline.run(output)))
         return
     screen = console()
     with ProgressBar(screen) as bar:

@@ -34,7 +34,7 @@ HEAD = """# Performance
 Supervised fine-tuning of SmolLM2-135M-Instruct with LoRA of rank 8 on all linear layers, on rows of
 `alpaca_en_demo.json`, 4 rows per micro-batch, cut at 512 tokens. Every contender trains on the same token ids, the
 same labels and the same initial adapter, in the same order, in a process of its own. The contenders take turns:
-{rounds} rounds of {steps} steps, of which the first {warm_up} are not timed; medians over the rounds.
+rounds: {rounds}; steps: {steps}, of which the first {warm_up} are not timed; medians over the rounds.
 
 Measured by `nox -s bench` on {machine}, with {versions}.
 

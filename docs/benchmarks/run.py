@@ -181,7 +181,8 @@ def draw(runs: Results) -> None:
         axes.set_xticks(range(len(runs)), list(runs))
         axes.set_title(title, fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=9)
     (DOCS / "pictures").mkdir(exist_ok=True)
     figure.savefig(DOCS / "pictures" / "sft.png", dpi=150)
 

@@ -30,12 +30,14 @@ from .values import (
     OptimizerSettings,
     Plan,
     Precision,
+    Prepared,
     Quantization,
     Report,
     Rows,
     Source,
     StageContext,
     StageResult,
+    ToolFormat,
 )
 
 if TYPE_CHECKING:
@@ -112,6 +114,58 @@ class HookSpecs:
             not of this shape. It decides by the columns, and by the first row where those are ambiguous.
         Raises: nothing for a bad row; rows are never left out silently.
         Example: alpaca rows (`instruction, input, output`) become conversations.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_load_tokenizer(self, request: LoadRequest, context: Context) -> Any:
+        """Load the tokenizer of the model, with its chat template.
+
+        Kind: own.
+        When: before any weight is loaded, at plan time as well: data is prepared with it.
+        Changes: caches on disk at most.
+        Returns: a transformers tokenizer, a fresh object each time.
+        Raises: ModelNotFoundError naming what was looked for and where.
+        Example: transformers' AutoTokenizer.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_patch_tokenizer(self, tokenizer: Any, context: Context) -> Report:
+        """Change the tokenizer in place.
+
+        Kind: chain, in place: each plugin sees the tokenizer as the one before left it.
+        When: after it is loaded, at plan time as well.
+        Changes: this tokenizer object, never a library class.
+        Returns: a report with a one-line summary.
+        Raises: TunekitError naming the option that does not fit this tokenizer.
+        Example: a chat template for a base model.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_tool_format(self) -> ToolFormat:
+        """Say how tools are written where the chat template cannot.
+
+        Kind: own, optional.
+        When: while data with tools is prepared.
+        Changes: nothing.
+        Returns: the format.
+        Raises: nothing on purpose.
+        Example: ReAct, which any chat template can carry.
+        """
+        raise AssertionError
+
+    @hookspec("own")
+    def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+        """Turn the examples of a stage into what it learns from: token sequences with a loss weight on each token.
+
+        Kind: own per stage: the plugin the stage is named after.
+        When: before any weight is loaded, for all rows; at plan time for a sample; for `tunekit data`.
+        Changes: `data.account`, where every row that cannot be trained on is noted; a cache on disk.
+        Returns: the items, in the order of the data.
+        Raises: nothing for a bad row: it is left out through the account, and the run stops with all of them at once.
+        Example: conversations rendered by the model's chat template, answers weighted 1 and prompts 0.
         """
         raise AssertionError
 
@@ -215,8 +269,8 @@ class HookSpecs:
         raise AssertionError
 
     @hookspec("own")
-    def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
-        """Train one stage.
+    def tunekit_train_stage(self, bundle: ModelBundle, data: Prepared, context: StageContext) -> StageResult:
+        """Train one stage on what it has prepared.
 
         Kind: own per stage: the plugin the stage is named after.
         When: for each stage, in order.

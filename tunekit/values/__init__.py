@@ -1,10 +1,28 @@
 """Small frozen values that travel between phases. They hold models and tensors but never import torch."""
 
-from .data import ROLES, BadRow, Example, Examples, Message, Role, Row, Rows, Source
+from .account import Account, Places, SourceAccount
+from .data import (
+    ROLES,
+    BadRow,
+    Example,
+    Examples,
+    Image,
+    Kind,
+    Message,
+    Mixing,
+    Role,
+    Row,
+    Rows,
+    RowsGiven,
+    Source,
+    ToolCall,
+    ToolFormat,
+)
 from .inference import Answer, Backend, GenerationSettings, Prompt, TextScore
 from .machine import BYTES, Accelerator, DType, Machine, Precision
 from .model import LoadRequest, Merge, ModelBundle, Quantization, Report
 from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
+from .tokens import Item, Prepared, TokenSequence
 from .training import Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
 
 __all__ = [
@@ -12,6 +30,7 @@ __all__ = [
     "MEMORY_PARTS",
     "ROLES",
     "Accelerator",
+    "Account",
     "Answer",
     "Artefact",
     "Backend",
@@ -27,25 +46,36 @@ __all__ = [
     "Example",
     "Examples",
     "GenerationSettings",
+    "Image",
+    "Item",
+    "Kind",
     "LoadRequest",
     "Machine",
     "Merge",
     "Message",
+    "Mixing",
     "ModelBundle",
     "OptimizerSettings",
+    "Places",
     "Plan",
     "PlanStep",
     "PlannedPlugin",
     "Precision",
+    "Prepared",
     "Prompt",
     "Quantization",
     "Report",
     "Role",
     "Row",
     "Rows",
+    "RowsGiven",
     "Source",
+    "SourceAccount",
     "StageContext",
     "StagePlan",
     "StageResult",
     "TextScore",
+    "TokenSequence",
+    "ToolCall",
+    "ToolFormat",
 ]

@@ -94,10 +94,13 @@ class LoaderOptions(PluginConfig):
 class Loader(Plugin[LoaderOptions]):
     """A model that is a list of what happened to it."""
     @hookimpl
+    def tunekit_load_tokenizer(self, request: LoadRequest, context: Context):
+        return ["tokenizer"]
+    @hookimpl
     def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
         if self.config.fail:
             raise OSError("the disk is on fire")
-        return ModelBundle([f"loaded {request.model}", dict(request.arguments)], "tokenizer", request.model,
+        return ModelBundle([f"loaded {request.model}", dict(request.arguments)], request.tokenizer, request.model,
                            request.precision)
     @hookimpl
     def tunekit_infer_backend(self, bundle: ModelBundle, context: Context) -> Backend:
@@ -116,14 +119,23 @@ class Optimizer(Plugin[Nothing]):
                           context: StageContext):
         return "run"
 
+class Items(list):
+    def __init__(self, items, account):
+        super().__init__(items)
+        self.account, self.size = account, len(self)
+
 class StageOptions(PluginConfig):
     steps: int = Field(3, ge=1, description="how many steps")
     stop_at: int = Field(0, description="stop there, as a user would")
 
 class Steps(Plugin[StageOptions]):
-    """A stage that counts."""
+    """A stage that counts; a document is as many tokens as it has characters."""
     @hookimpl
-    def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
+    def tunekit_prepare_data(self, data: Examples, tokenizer, context: StageContext) -> Prepared:
+        return Items([Item((TokenSequence([ord(letter) for letter in each.text], [1.0] * len(each.text), each.row,
+                                          each.where),)) for each in data], data.account)
+    @hookimpl
+    def tunekit_train_stage(self, bundle: ModelBundle, data: Prepared, context: StageContext) -> StageResult:
         done = context.folder / "done"
         first = int(done.read_text()) if context.resume and done.exists() else 0
         context.emit(Event("started", context.name, first, self.config.steps))
@@ -155,6 +167,8 @@ WORLD_PLUGINS = {
     "alpaca": "Quiet",
     "sharegpt": "Quiet",
     "openai": "Quiet",
+    "preference": "Quiet",
+    "kto": "Quiet",
     "transformers": "Loader",
     "adamw": "Optimizer",
     "steps": "Steps",

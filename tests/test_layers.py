@@ -19,6 +19,7 @@ LAYERS = [
     "catalog",
     "recipe",
     "calls",
+    "data",
     "plan",
     "record",
     "engine",

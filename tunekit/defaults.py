@@ -4,6 +4,7 @@ from __future__ import annotations
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "tunekit_precision": ("precision",),
+    "tunekit_load_tokenizer": ("transformers",),
     "tunekit_load_model": ("transformers",),
     "tunekit_read_data": ("files",),
     "tunekit_format_data": ("alpaca", "sharegpt", "openai", "text"),

@@ -6,20 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .calls import Calls
+from .data import load_tokenizer, open_examples
 from .errors import InterruptedRunError, RunFolderError
 from .recipe import Recipe
 from .record import Record
 from .run import Run
-from .sources import read_examples
 from .values import (
     Context,
     Event,
-    Examples,
     LoadRequest,
     ModelBundle,
     Plan,
+    Prepared,
     Quantization,
     Report,
     StageContext,
@@ -52,7 +53,8 @@ def open_model(
     """Load the model of a plan for asking: with a trained adapter, or with trained weights in place of the base's."""
     calls = Calls(plan.plugins)
     context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
-    request = replace(plan.load_request, purpose="infer")
+    tokenizer, _ = load_tokenizer(context, plan.load_request)
+    request = replace(plan.load_request, purpose="infer", tokenizer=tokenizer)
     if model is not None:
         request = replace(request, model=str(model))
     bundle, _ = _load(context, request)
@@ -79,8 +81,9 @@ class _Engine:
 
     def run(self) -> Run:
         with self._status():
-            data = {stage.index: self._read(stage) for stage in self._waiting()}
-            bundle = self._open()
+            tokenizer, reports = load_tokenizer(self.context, self.plan.load_request)
+            data = {stage.index: self._prepare(stage, tokenizer) for stage in self._waiting()}
+            bundle = self._open(tokenizer, reports)
             for stage in self._waiting():
                 bundle = self._train(stage, bundle, data[stage.index]).bundle
         return Run(self.plan, self.record, bundle, self.context)
@@ -89,43 +92,50 @@ class _Engine:
         done = {stage["index"] for stage in self.record.finished_stages()}
         return [stage for stage in self.plan.stages if stage.index not in done]
 
-    def _read(self, stage: StagePlan) -> Examples:
-        """Read and format all data of a stage: before the weights, so that a bad row costs nothing."""
-        examples = read_examples(self.calls.for_stage(stage.index), stage.sources)
-        self.record.data(stage.name, examples)
-        return examples
+    def _prepare(self, stage: StagePlan, tokenizer: Any) -> Prepared:
+        """Read, format and tokenise all data of a stage: before the weights, so that a bad row costs nothing."""
+        examples = open_examples(self.calls.for_stage(stage.index), stage.sources, stage.mixing)
+        prepared: Prepared = self.calls.one(
+            stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=self._stage(stage)
+        )
+        self.record.data(stage.name, prepared.account)
+        if not stage.mixing.streaming:
+            prepared.account.stop_on_problems()
+        return prepared
 
-    def _open(self) -> ModelBundle:
+    def _open(self, tokenizer: Any, reports: dict[str, Report]) -> ModelBundle:
         """Load the model as the last finished stage left it, or as the recipe names it."""
         adapter, model = self.record.artefact("adapter"), self.record.artefact("model")
-        request = self.plan.load_request
+        request = replace(self.plan.load_request, tokenizer=tokenizer)
         if model is not None:
             request = replace(request, model=str(model))
-        bundle, reports = _load(self.context, request)
-        self.record.reports(reports)
+        bundle, patched = _load(self.context, request)
+        self.record.reports({**reports, **patched})
         return _attach(self.context, replace(bundle, saved_adapter=adapter))
 
-    def _train(self, stage: StagePlan, bundle: ModelBundle, data: Examples) -> StageResult:
-        folder = self.record.stage_folder(stage.index, stage.name)
-        again = folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
-        context = StageContext(
+    def _train(self, stage: StagePlan, bundle: ModelBundle, data: Prepared) -> StageResult:
+        context = self._stage(stage)
+        context = replace(context, resume=context.folder.exists())
+        context.folder.mkdir(parents=True, exist_ok=True)
+        result: StageResult = self.calls.one(
+            stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
+        )
+        self.record.data(stage.name, data.account)
+        self.record.finish_stage(stage.index, stage.name, result)
+        self._note_memory(result)
+        return result
+
+    def _stage(self, stage: StagePlan) -> StageContext:
+        return StageContext(
             calls=self.calls.for_stage(stage.index),
             machine=self.plan.machine,
             precision=self.plan.precision,
-            folder=folder,
+            folder=self.record.stage_folder(stage.index, stage.name),
             seed=self.plan.recipe.seed,
             emit=self._emit,
             name=stage.name,
             key=stage.key,
-            resume=again,
         )
-        result: StageResult = self.calls.one(
-            stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
-        )
-        self.record.finish_stage(stage.index, stage.name, result)
-        self._note_memory(result)
-        return result
 
     def _note_memory(self, result: StageResult) -> None:
         """Write the measured peak next to the estimate."""

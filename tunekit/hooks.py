@@ -211,12 +211,12 @@ class HookSpecs:
 
     @hookspec("own")
     def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
-        """Load model and tokenizer.
+        """Load the model.
 
         Kind: own.
         When: once per run, and once when a finished run is opened again.
         Changes: caches on disk at most.
-        Returns: the bundle, on the device of `request.precision`, in its `weights` dtype.
+        Returns: the bundle, on the device of `request.precision`, in its `weights` dtype, with `request.tokenizer`.
         Raises: ModelNotFoundError naming what was looked for and where.
         Example: transformers' Auto classes.
         """

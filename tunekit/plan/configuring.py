@@ -12,7 +12,7 @@ from ..defaults import DEFAULTS, distribution_of
 from ..errors import BrokenPluginError, CatalogError, Problem, UnknownPluginError
 from ..plugin import Plugin
 from ..recipe import Recipe, Stage, Use, validate
-from ..values import PlannedPlugin, StagePlan
+from ..values import Mixing, PlannedPlugin, StagePlan
 
 Purpose = Literal["train", "infer"]
 
@@ -29,8 +29,10 @@ STAGE_LEVEL = frozenset(
 )
 """The core's hooks that a plugin named inside a stage may answer; the others act on the whole run."""
 
-_ALWAYS = ("tunekit_precision", "tunekit_load_model", "tunekit_infer_backend")
+_ALWAYS = ("tunekit_precision", "tunekit_load_tokenizer", "tunekit_load_model", "tunekit_infer_backend")
 _TRAINING = ("tunekit_read_data", "tunekit_format_data", "tunekit_optimizer")
+_WHERE_INSTALLED = ("tunekit_tool_format",)
+"""Optional hooks whose default answers where it is installed."""
 
 
 @dataclass
@@ -68,6 +70,9 @@ def configure(recipe: Recipe, catalog: Catalog, purpose: Purpose) -> Configurati
     needed = _ALWAYS + (_TRAINING if recipe.stages else ())
     for hook in needed:
         _add_default(hook, catalog, found)
+    for hook in _WHERE_INSTALLED if recipe.stages else ():
+        if all(name in catalog for name in DEFAULTS[hook]):
+            _add_default(hook, catalog, found)
     return found
 
 
@@ -89,7 +94,8 @@ def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found
             Problem(stage.key, f"{stage.name} is no stage", f"put it under use: `use: {{{stage.name}: {{}}}}`")
         )
     kept = tuple(use for use in uses if use is not None)
-    found.stages.append(StagePlan(index, stage.name, stage.key, planned, sources, kept))
+    mixing = recipe.mixing if stage.data is None else stage.mixing or Mixing()
+    found.stages.append(StagePlan(index, stage.name, stage.key, planned, sources, mixing, kept))
 
 
 def _plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None) -> PlannedPlugin | None:

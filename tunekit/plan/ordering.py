@@ -11,8 +11,11 @@ from ..values import PlannedPlugin, PlanStep, StagePlan
 
 PHASES: tuple[tuple[str, str], ...] = (
     ("precision", "tunekit_precision"),
+    ("tokenizer", "tunekit_load_tokenizer"),
+    ("tokenizer", "tunekit_patch_tokenizer"),
     ("data", "tunekit_read_data"),
     ("data", "tunekit_format_data"),
+    ("data", "tunekit_tool_format"),
     ("load", "tunekit_load_model"),
     ("load", "tunekit_quantize"),
     ("load", "tunekit_before_load"),
@@ -26,7 +29,9 @@ PHASES: tuple[tuple[str, str], ...] = (
 
 SLOTS = (
     "tunekit_precision",
+    "tunekit_load_tokenizer",
     "tunekit_read_data",
+    "tunekit_tool_format",
     "tunekit_quantize",
     "tunekit_load_model",
     "tunekit_attach_adapter",
@@ -74,12 +79,14 @@ def order(plugins: Iterable[PlannedPlugin]) -> tuple[list[PlannedPlugin], list[P
 def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iterator[PlanStep]:
     """The hook calls of a run in the order they will be made."""
     run = [planned for planned in plugins if planned.stage is None]
-    for phase, hook in PHASES[:1]:
+    for phase, hook in PHASES[:3]:
         yield from _steps(phase, hook, run)
     for stage in stages:
         view = [planned for planned in plugins if planned.stage in (None, stage.index)]
         yield from _steps(f"data {stage.name}", "tunekit_read_data", view)
         yield from _formats(f"data {stage.name}", stage, view)
+        yield from _steps(f"data {stage.name}", "tunekit_tool_format", run)
+        yield PlanStep(f"data {stage.name}", "tunekit_prepare_data", stage.plugin.name, "named")
     load = ("tunekit_quantize", "tunekit_before_load", "tunekit_load_model", "tunekit_patch", "tunekit_attach_adapter")
     for hook in load:
         yield from _steps(_PHASE[hook], hook, run)

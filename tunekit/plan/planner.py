@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import metadata
+from typing import Any
 
 from ..calls import Calls
 from ..catalog import Catalog
+from ..data import count_rows, load_tokenizer, open_examples, preparing
 from ..errors import PlanError, Problem, ProblemsError
 from ..machine import probe
 from ..recipe import Recipe
-from ..sources import count_rows, read_examples
-from ..values import Estimate, EstimateRequest, Machine, Plan, PlannedPlugin, Precision, StagePlan
+from ..values import Estimate, EstimateRequest, Machine, Plan, PlannedPlugin, Precision, Prepared, StagePlan
 from .configuring import Configuration, Purpose, configure
 from .ordering import SLOTS, incompatibilities, order, steps
 
@@ -69,13 +70,25 @@ def add_estimate(plan: Plan) -> Plan:
 
 def _stage_estimate(plan: Plan, calls: Calls, stage: StagePlan | None) -> Estimate:
     request = EstimateRequest(plan, plan.load_request, calls=calls)
+    tokenizer, _ = load_tokenizer(preparing(plan, calls, stage), request.load)
     if stage is not None:
-        samples = read_examples(calls, stage.sources, SAMPLE_ROWS)
-        counted = count_rows(calls, stage.sources, COUNTED_ROWS)
+        counted = None if stage.mixing.streaming else count_rows(calls, stage.sources, COUNTED_ROWS)
         rows = {} if counted is None else {stage.index: counted}
-        request = replace(request, samples={stage.index: samples}, rows=rows)
-    estimate: Estimate = calls.chain("tunekit_estimate", "estimate", Estimate(), request=request)
+        request = replace(request, samples={stage.index: _sample(plan, calls, stage, tokenizer)}, rows=rows)
+    start = Estimate(tokenizer=tokenizer)
+    estimate: Estimate = calls.chain("tunekit_estimate", "estimate", start, request=request)
     return estimate
+
+
+def _sample(plan: Plan, calls: Calls, stage: StagePlan, tokenizer: Any) -> Prepared:
+    """Prepare the first rows of each source; DataError for what is wrong with them."""
+    examples = open_examples(calls, stage.sources, stage.mixing, SAMPLE_ROWS)
+    context = preparing(plan, calls, stage)
+    prepared: Prepared = calls.one(
+        stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=context
+    )
+    prepared.account.stop_on_problems()
+    return prepared
 
 
 def _precision(calls: Calls, machine: Machine, found: Configuration) -> Precision:

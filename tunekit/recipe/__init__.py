@@ -1,11 +1,12 @@
 """Recipes: the same object from YAML, JSON, Python and command-line overrides."""
 
 from .building import from_code, from_file, from_mapping
-from .model import Origin, Recipe, SourceOptions, Stage, Use, leaves
+from .model import MixingOptions, Origin, Recipe, SourceOptions, Stage, Use, leaves
 from .schema import json_schema
 from .validation import validate
 
 __all__ = [
+    "MixingOptions",
     "Origin",
     "Recipe",
     "SourceOptions",

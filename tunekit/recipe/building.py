@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..catalog import Catalog
 from ..errors import Problem, RecipeError, nearest
 from ..plugin import Plugin
-from ..values import Source
-from .model import Origin, Recipe, SourceOptions, Stage, Use, leaves
+from ..values import Mixing, Source
+from .collections import is_collection, open_collection
+from .model import MixingOptions, Origin, Recipe, SourceOptions, Stage, Use, leaves
 from .overrides import apply_overrides_
 from .reading import read_file
 from .validation import validate
@@ -56,14 +58,14 @@ def from_code(
     """Build a recipe from Python: plugin objects, names, or the same plain data as a file."""
     catalog = catalog or Catalog.discover()
     problems: list[Problem] = []
-    sources = _sources(_long_data(data, "data", problems), "data", problems, None)
+    sources, mixing = _data(_long_data(data, "data", problems), "data", problems, None)
     uses = _uses_from_code(use, "use", catalog, problems)
     built = tuple(_stage_from_code(stage, index, catalog, problems) for index, stage in enumerate(_as_list(stages)))
     if problems:
         raise RecipeError(problems)
-    recipe = Recipe(str(model), sources, uses, built, None if output is None else str(output), seed)
-    origins: dict[str, Origin] = {path: "code" for path, _ in leaves(recipe.to_mapping())}
-    return Recipe(recipe.model, sources, uses, built, recipe.output, seed, origins)
+    recipe = Recipe(str(model), sources, mixing, uses, built, None if output is None else str(output), seed)
+    origins: dict[str, Origin] = {path: "code" for path, _ in leaves(_without_rows(recipe))}
+    return replace(recipe, origins=origins)
 
 
 def _long_form(mapping: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
@@ -77,9 +79,19 @@ def _long_form(mapping: Mapping[str, Any], problems: list[Problem]) -> dict[str,
     return long
 
 
-def _long_data(data: Any, key: str, problems: list[Problem]) -> list[dict[str, Any]]:
+Long = list[dict[str, Any]] | dict[str, Any]
+"""Data spelt out: a list of sources, or a mapping of `sources` and how they are mixed."""
+
+
+def _long_data(data: Any, key: str, problems: list[Problem]) -> Long:
+    if isinstance(data, Mapping) and "sources" in data:
+        return {**data, "sources": _long_sources(data["sources"], f"{key}.sources", problems)}
+    return _long_sources(data, key, problems)
+
+
+def _long_sources(data: Any, key: str, problems: list[Problem]) -> list[dict[str, Any]]:
     if _is_rows(data):
-        return [{"rows": list(data)}]
+        return [{"rows": data}]
     result: list[dict[str, Any]] = []
     for index, item in enumerate(_as_list(data)):
         if isinstance(item, (str, Path)):
@@ -87,7 +99,7 @@ def _long_data(data: Any, key: str, problems: list[Problem]) -> list[dict[str, A
         elif isinstance(item, Mapping):
             result.append(dict(item))
         elif _is_rows(item):
-            result.append({"rows": list(item)})
+            result.append({"rows": item})
         else:
             problems.append(
                 Problem(f"{key}.{index}", f"{item!r} is no data source", "give a path, or a mapping with `path`")
@@ -124,9 +136,11 @@ def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Prob
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(Problem("seed", f"is {seed!r}, not a whole number of 0 or more", "write `seed: 0`"))
     stages = [_stage(stage, index, problems, beside) for index, stage in enumerate(long["stages"]) if stage]
+    sources, mixing = _data(long["data"], "data", problems, beside)
     return Recipe(
         model=_beside(model or "", beside),
-        data=_sources(long["data"], "data", problems, beside),
+        data=sources,
+        mixing=mixing,
         use=_uses(long["use"], "use", problems),
         stages=tuple(stages),
         output=output,
@@ -142,11 +156,11 @@ def _stage(stage: dict[str, Any], index: int, problems: list[Problem], beside: P
         problems.append(Problem(key, f"is {options!r}, not a mapping of options", f"write `- {name}: {{epochs: 1}}`"))
         options = {}
     own = {option: value for option, value in options.items() if option not in STAGE_KEYS}
-    data = None
+    data, mixing = None, None
     if options.get("data") is not None:
-        data = _sources(_long_data(options["data"], f"{key}.data", problems), f"{key}.data", problems, beside)
+        data, mixing = _data(_long_data(options["data"], f"{key}.data", problems), f"{key}.data", problems, beside)
     use = _uses(_long_uses(options.get("use"), f"{key}.use", problems), f"{key}.use", problems)
-    return Stage(name, own, key, data, use)
+    return Stage(name, own, key, data, mixing, use)
 
 
 def _uses(use: Mapping[str, Any], key: str, problems: list[Problem]) -> tuple[Use, ...]:
@@ -161,17 +175,58 @@ def _uses(use: Mapping[str, Any], key: str, problems: list[Problem]) -> tuple[Us
     return tuple(found)
 
 
+def _data(long: Long, key: str, problems: list[Problem], beside: Path | None) -> tuple[tuple[Source, ...], Mixing]:
+    if not isinstance(long, dict):
+        return _sources(long, key, problems, beside), Mixing()
+    said = {name: value for name, value in long.items() if name != "sources"}
+    options = validate(MixingOptions, said, key, problems)
+    sources = _sources(long["sources"], f"{key}.sources", problems, beside)
+    return sources, Mixing() if options is None else Mixing(**options.model_dump())
+
+
 def _sources(items: list[dict[str, Any]], key: str, problems: list[Problem], beside: Path | None) -> tuple[Source, ...]:
-    sources = []
+    sources: list[Source] = []
     for index, item in enumerate(items):
         where = key if len(items) == 1 else f"{key}.{index}"
-        rows = item.pop("rows", None) if "path" not in item else None
-        options = validate(SourceOptions, {"path": "", **item} if rows is not None else item, where, problems)
-        if options is not None:
-            path = None if rows is not None else _beside(options.path, beside)
-            named = options.model_dump(exclude={"path"})
-            sources.append(Source(path=path, rows=None if rows is None else tuple(rows), key=where, **named))
+        for each in _expanded(item, where, problems, beside):
+            source = _source(each, where, problems, beside)
+            sources.extend([source] if source else [])
     return tuple(sources)
+
+
+def _expanded(item: dict[str, Any], where: str, problems: list[Problem], beside: Path | None) -> list[dict[str, Any]]:
+    """The sources that an item stands for: several where it names data sets of a collection."""
+    path = item.get("path")
+    if not isinstance(path, str) or not is_collection(Path(_beside(path, beside))):
+        return [item]
+    names = item.get("name") or ()
+    options = {name: value for name, value in item.items() if name not in ("path", "name")}
+    try:
+        return open_collection(
+            Path(_beside(path, beside)), [names] if isinstance(names, str) else list(names), options, where
+        )
+    except RecipeError as error:
+        problems.extend(error.problems)
+        return []
+
+
+def _source(item: dict[str, Any], where: str, problems: list[Problem], beside: Path | None) -> Source | None:
+    rows = item.get("rows") if "path" not in item else None
+    named = {name: value for name, value in item.items() if name != "rows" or rows is None}
+    options = validate(SourceOptions, {"path": "", **named} if rows is not None else named, where, problems)
+    if options is None:
+        return None
+    if options.name is not None:
+        remedy = "name a datasets.yaml or a dataset_info.json, or leave `name` out"
+        problems.append(Problem(f"{where}.name", f"{options.path} is no collection of data sets", remedy))
+    path = None if rows is not None else _beside(options.path, beside)
+    return Source(path=path, rows=rows, key=where, **options.model_dump(exclude={"path", "name"}))
+
+
+def _without_rows(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, its rows not spelt out: they may be many, or cost much to make."""
+    bare = tuple(replace(source, rows=()) if source.rows is not None else source for source in recipe.data)
+    return replace(recipe, data=bare).to_mapping()
 
 
 def _uses_from_code(use: Any, key: str, catalog: Catalog, problems: list[Problem]) -> tuple[Use, ...]:
@@ -237,14 +292,15 @@ def _beside(path: str, folder: Path | None) -> str:
 
 
 def _is_rows(value: Any) -> bool:
-    """Whether this is data rather than the name of some: a list of rows, or an object such as a `datasets.Dataset`."""
+    """Whether this is data rather than the name of some: rows, something that gives them, such as a
+    `datasets.Dataset`, or a function that starts a pass over them."""
     if isinstance(value, (str, Path, Mapping)) or value is None:
         return False
     if isinstance(value, (list, tuple)):
         return bool(value) and all(
             isinstance(item, Mapping) and "path" not in item and "rows" not in item for item in value
         )
-    return hasattr(value, "__iter__")
+    return hasattr(value, "__iter__") or callable(value)
 
 
 def _as_list(value: Any) -> list[Any]:

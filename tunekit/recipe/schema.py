@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from ..catalog import Catalog, hooks_of
 from ..plugin import Plugin
-from .model import SourceOptions
+from .model import MixingOptions, SourceOptions
 
 STAGE_HOOK = "tunekit_train_stage"
 
@@ -20,10 +20,13 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     stages = {name: plugin for name, plugin in plugins.items() if STAGE_HOOK in hooks_of(plugin)}
     techniques = {name: plugin for name, plugin in plugins.items() if name not in stages}
     models: list[Any] = [(plugin.config_type(), "validation") for plugin in plugins.values()]
-    references, definitions = models_json_schema([*dict.fromkeys(models), (SourceOptions, "validation")])
+    references, definitions = models_json_schema(
+        [*dict.fromkeys(models), (SourceOptions, "validation"), (MixingOptions, "validation")]
+    )
     reference = {model: value for (model, _), value in references.items()}
     use = _options({name: _option(plugin, reference) for name, plugin in sorted(techniques.items())})
-    data = _data(reference[SourceOptions])
+    mixing = definitions["$defs"][reference[MixingOptions]["$ref"].rpartition("/")[2]]
+    data = _data(reference[SourceOptions], mixing["properties"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tunekit recipe",
@@ -51,9 +54,11 @@ def _option(plugin: type[Plugin[Any]], reference: dict[Any, Any]) -> dict[str, A
     return {"anyOf": [reference[plugin.config_type()], {"type": "null"}], "description": summary}
 
 
-def _data(source: Any) -> dict[str, Any]:
+def _data(source: Any, mixing: dict[str, Any]) -> dict[str, Any]:
     one = {"anyOf": [{"type": "string"}, source]}
-    return {"anyOf": [*one["anyOf"], {"type": "array", "items": one}], "description": "data sources"}
+    several = {"anyOf": [*one["anyOf"], {"type": "array", "items": one}]}
+    mixed = {**_options({"sources": several, **mixing}), "required": ["sources"]}
+    return {"anyOf": [*several["anyOf"], mixed], "description": "data sources, and how they are mixed"}
 
 
 def _stages(

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,21 @@ from ..errors import RunFolderError
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file at once: beside it first, flushed to disk, then renamed over it."""
+    _write(path, (text,))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write the lines of a file at once, however many there are."""
+    _write(path, (line + "\n" for line in lines))
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(beside, 0o644)

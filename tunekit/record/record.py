@@ -16,8 +16,8 @@ from ..errors import Problem, RecipeError, RunFolderError
 from ..recipe import Recipe, from_mapping, leaves
 from ..recipe.model import source_mapping
 from ..recipe.reading import parse_yaml
-from ..values import Artefact, Event, Examples, Plan, Report, Source, StageResult
-from .files import append_line, plain, read_json, read_lines, write_json, write_text
+from ..values import Account, Artefact, Event, Plan, Report, Source, StageResult
+from .files import append_line, plain, read_json, read_lines, write_json, write_lines, write_text
 
 Status = Literal["running", "finished", "interrupted", "failed"]
 STATE = "run.json"
@@ -127,11 +127,11 @@ class Record:
         """Write a warning."""
         append_line(self.folder / "warnings.jsonl", {"at": _now(), "message": message})
 
-    def data(self, stage: str, examples: Examples) -> None:
+    def data(self, stage: str, account: Account) -> None:
         """Write the account of a stage's data."""
         path = self.folder / "data.json"
         known = read_json(path) if path.exists() else {}
-        write_json(path, {**known, stage: examples.accounting})
+        write_json(path, {**known, stage: account.to_mapping()})
 
     def reports(self, reports: Mapping[str, Report]) -> None:
         """Write what each patch did."""
@@ -164,7 +164,8 @@ class Record:
         if source.rows is None:
             return source if source.path is None or not Path(source.path).exists() else _absolute(source)
         path = self.folder / "data" / f"{source.key}.jsonl"
-        write_text(path, "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in source.rows))
+        rows = source.rows() if callable(source.rows) else source.rows
+        write_lines(path, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
         return _absolute(replace(source, rows=None, path=str(path)))
 
     def _cut_back(self, event: Event) -> None:

@@ -33,7 +33,7 @@ def examples_of(conversations: Iterable[Sequence[Message]]) -> Examples:
         Example(number, f"a test, row {number}", messages=tuple(messages))
         for number, messages in enumerate(conversations, 1)
     )
-    return Examples(made, len(made), formats=("test",), fingerprints={"a test": "0"})
+    return Examples.of(made)
 
 
 def rows_of(values: Sequence[Mapping[str, Any]], source: Source | None = None) -> Rows:

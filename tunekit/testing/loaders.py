@@ -33,6 +33,8 @@ class LoaderSuite(PluginSuite):
         model = changes.pop("model", None) or self.saved(folder)
         context = run_context(self.make(), *self.companions, folder=folder)
         request = replace(LoadRequest(model, FP32), **changes)
+        tokenizer = context.calls.own("tunekit_load_tokenizer", request=request, context=context)
+        request = replace(request, tokenizer=tokenizer)
         bundle: ModelBundle = context.calls.own("tunekit_load_model", request=request, context=context)
         return bundle
 

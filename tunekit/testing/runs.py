@@ -21,12 +21,12 @@ from ..values import (
     Estimate,
     EstimateRequest,
     Event,
-    Examples,
     LoadRequest,
     Machine,
     Plan,
     PlannedPlugin,
     Precision,
+    Prepared,
     StageContext,
     StagePlan,
 )
@@ -82,7 +82,7 @@ def plan_for(
 def estimate_for(
     *plugins: Plugin[Any],
     precision: Precision = FP32,
-    samples: Mapping[int, Examples] | None = None,
+    samples: Mapping[int, Prepared] | None = None,
 ) -> Estimate:
     """Estimate the tiny model with these plugins; the loader's part is filled in, its skeleton is kept."""
     import torch

@@ -11,7 +11,7 @@ import pytest
 
 from ..calls import implements
 from ..errors import InterruptedRunError
-from ..values import Event, Examples, ModelBundle, StageResult
+from ..values import Event, Examples, ModelBundle, Prepared, StageContext, StageResult
 from .data import conversations
 from .observing import Snapshot, changed, snapshot, trainable
 from .plugins import PluginSuite
@@ -50,6 +50,14 @@ class StageSuite(PluginSuite):
         """What it is trained on."""
         return conversations()
 
+    def prepare(self, context: StageContext, tokenizer: Any) -> Prepared:
+        """What the stage makes of the data before it sees a model."""
+        prepared: Prepared = context.calls.own(
+            "tunekit_prepare_data", data=self.data(), tokenizer=tokenizer, context=context
+        )
+        prepared.account.stop_on_problems()
+        return prepared
+
     def train(
         self, folder: Path, resume: bool = False, seed: int = 0, watch: Callable[[Event], None] | None = None
     ) -> Trained:
@@ -64,12 +72,35 @@ class StageSuite(PluginSuite):
 
         context = stage_context(plugin, *self._helpers(), folder=folder, seed=seed, watch=see, resume=resume)
         before = snapshot(bundle.model)
-        result: StageResult = context.calls.own("tunekit_train_stage", bundle=bundle, data=self.data(), context=context)
+        data = self.prepare(context, bundle.tokenizer)
+        result: StageResult = context.calls.own("tunekit_train_stage", bundle=bundle, data=data, context=context)
         return Trained(result, before, snapshot(result.bundle.model), events)
 
     def _helpers(self) -> list[Any]:
         own = any(implements(plugin, "tunekit_optimizer") for plugin in self.companions)
         return [*self.companions, *([] if own else [default_plugin("tunekit_optimizer")])]
+
+    def test_each_row_is_prepared_or_accounted_for(self, tmp_path: Path) -> None:
+        """Items are made of token sequences, each with a weight for every token and some token to learn."""
+        prepared = self.prepare(stage_context(self.make(), *self._helpers(), folder=tmp_path), self.bundle().tokenizer)
+        items = list(prepared)
+        assert items
+        assert prepared.size in (None, len(items))
+        assert prepared.account.rows == sum(1 for _ in self.data())
+        for sequence in (sequence for item in items for sequence in item.sequences):
+            assert len(sequence.ids) == len(sequence.weights)
+            assert any(sequence.weights), f"{sequence.where} has nothing to learn"
+            assert sequence.where
+
+    def test_preparing_twice_gives_the_same(self, tmp_path: Path) -> None:
+        """The order of the data and every token are the same in each pass."""
+
+        def tokens() -> list[list[int]]:
+            context = stage_context(self.make(), *self._helpers(), folder=tmp_path)
+            prepared = self.prepare(context, self.bundle().tokenizer)
+            return [list(map(int, sequence.ids)) for item in prepared for sequence in item.sequences]
+
+        assert tokens() == tokens()
 
     def test_it_makes_progress(self, tmp_path: Path) -> None:
         """The metric falls from the first steps to the last."""

@@ -80,6 +80,10 @@ class Account:
     """The accounts of all sources of a stage, and the problems that stop it."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin afresh."""
         self.sources: dict[str, SourceAccount] = {}
         self.problems: list[Problem] = []
         self.stopping = 0

@@ -110,7 +110,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in a message: a path, an address or the bytes of a file, standing before character `at` of the content."""
+    """An image in a message: a path, an address or the bytes of a file. It stands before character `at` of the content."""
 
     source: str | bytes
     at: int = 0
@@ -175,26 +175,31 @@ class Example:
 class Examples:
     """The examples of a stage, in the order of its sources and their mixing. Each pass reads anew.
 
-    A row that is no example is noted in `account` and left out of the pass. `fingerprint` changes with the data, with
-    how it is read and mixed, and with the versions of the plugins that read it.
+    A row that is no example is left out and noted: in `account`, which a pass over the examples begins afresh, or in
+    the account that `start` is given. `fingerprint` changes with the data, with how it is read and mixed, and with the
+    versions of the plugins that read it; empty, nothing made of these examples is to be kept.
     """
 
-    start: Callable[[], Iterator[Example]]
-    fingerprint: str
+    start: Callable[[Account], Iterator[Example]]
+    fingerprint: str = ""
     mixing: Mixing = field(default_factory=Mixing)
     account: Account = field(default_factory=Account)
 
     def __iter__(self) -> Iterator[Example]:
-        return self.start()
+        self.account.clear()
+        return self.start(self.account)
 
     @classmethod
     def of(cls, examples: Iterable[Example], fingerprint: str = "", mixing: Mixing | None = None) -> Examples:
         """Make examples of those at hand."""
         kept = tuple(examples)
-        account = Account()
-        for example in kept:
-            account.source(example.source).rows += 1
-        return cls(lambda: iter(kept), fingerprint, mixing or Mixing(), account)
+
+        def start(account: Account) -> Iterator[Example]:
+            for example in kept:
+                account.source(example.source).rows += 1
+                yield example
+
+        return cls(start, fingerprint, mixing or Mixing())
 
 
 class ToolFormat(Protocol):

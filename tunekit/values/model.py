@@ -34,7 +34,8 @@ class Quantization:
 class LoadRequest:
     """What to load and how. `arguments` are extra keyword arguments for the loader, gathered by `tunekit_before_load`.
 
-    `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights.
+    `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights. `tokenizer` is the one loaded and
+    patched before, which goes into the bundle.
     """
 
     model: str
@@ -42,6 +43,7 @@ class LoadRequest:
     quantization: Quantization | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     purpose: Literal["train", "infer"] = "train"
+    tokenizer: Any = None
 
     def with_arguments(self, **arguments: Any) -> LoadRequest:
         """Return a copy with these loader arguments added; a clash with another value is the caller's mistake."""

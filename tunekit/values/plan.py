@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .data import Examples, Source
+from .data import Mixing, Source
 from .machine import Machine, Precision
 from .model import LoadRequest
+from .tokens import Prepared
 from .training import Calls
 
 MEMORY_PARTS = ("process", "weights", "gradients", "optimiser", "activations")
@@ -50,6 +51,7 @@ class StagePlan:
     key: str
     plugin: PlannedPlugin
     sources: tuple[Source, ...]
+    mixing: Mixing = field(default_factory=Mixing)
     uses: tuple[PlannedPlugin, ...] = ()
 
 
@@ -58,7 +60,8 @@ class DataEstimate:
     """What a stage's data looks like, from a sample of `sampled` of `rows` rows (None: not counted).
 
     `tokens` are real tokens in the sample, `padding` the share that padding would add to a padded batch, `supervised`
-    the share of tokens with a loss, `too_long` how many sampled sequences exceed the limit.
+    the share of tokens with a loss, `too_long` how many sampled sequences exceed the limit, `left_out` how many
+    sampled rows cannot be trained on or were dropped.
     """
 
     stage: str
@@ -70,6 +73,7 @@ class DataEstimate:
     too_long: int
     longest: int
     steps: int
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,13 +145,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class EstimateRequest:
-    """What an estimate is made for: the plan, how the model would be loaded, and sampled examples by stage index.
+    """What an estimate is made for: the plan, how the model would be loaded, and prepared samples by stage index.
+
+    `rows` are the rows of a stage's data by stage index, where they were counted.
 
     `calls` lets a plugin call the hooks it publishes, so that an estimate sees what the run will see.
     """
 
     plan: Plan
     load: LoadRequest
-    samples: Mapping[int, Examples] = field(default_factory=dict)
+    samples: Mapping[int, Prepared] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
     calls: Calls | None = None

@@ -54,7 +54,7 @@ class Prepared(Protocol):
         ...
 
     @property
-    def count(self) -> int | None:
+    def size(self) -> int | None:
         """How many items there are; None while data is streamed."""
         ...
 

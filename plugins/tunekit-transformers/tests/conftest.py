@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def loaded(tmp_path: Path) -> Callable[..., ModelBundle]:
         plugin = Transformers(**options)
         context = run_context(plugin, folder=tmp_path)
         asked = LoadRequest(**{"model": str(model), "precision": FP32, **(request or {})})
-        return plugin.tunekit_load_model(asked, context)
+        tokenizer = plugin.tunekit_load_tokenizer(asked, context)
+        return plugin.tunekit_load_model(replace(asked, tokenizer=tokenizer), context)
 
     return load
 

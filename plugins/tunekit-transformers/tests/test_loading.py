@@ -124,7 +124,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end_and_says_so(folder: Path)
     told: list[Event] = []
     plugin = Transformers()
     context = run_context(plugin, watch=told.append)
-    tokenizer = plugin.tunekit_load_model(LoadRequest(str(folder), FP32), context).tokenizer
+    tokenizer = plugin.tunekit_load_tokenizer(LoadRequest(str(folder), FP32), context)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
     assert [event.message for event in told] == ["the tokenizer has no padding token; its end token <|im_end|> pads"]
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin
-from tunekit.values import Estimate, EstimateRequest, Examples, ModelBundle, StageContext, StageResult
-from tunekit_train import TrainConfig
+from tunekit_train import ConversationConfig, Objective, Stage
 
 if TYPE_CHECKING:
-    from tunekit_train import Rendered
+    from tunekit_train import Rules
 
 
-class SftConfig(TrainConfig):
+class SftConfig(ConversationConfig):
     """Options of supervised fine-tuning, besides those of every stage."""
 
     supervise: Literal["assistant", "last", "all"] = Field(
@@ -24,39 +21,20 @@ class SftConfig(TrainConfig):
     )
 
 
-class Sft(Plugin[SftConfig]):
+class Sft(Stage[SftConfig]):
     """Supervised fine-tuning on conversations or documents."""
 
     provides = frozenset({"stage.sft"})
 
-    @hookimpl
-    def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
-        """Render the examples with the model's own chat template, and train."""
-        from tunekit_train import Item, train
-
+    def objective(self) -> Objective:
+        """Cross-entropy over the supervised tokens."""
         from .objective import TokenCrossEntropy
 
-        rendered = self.render(data, bundle.tokenizer)
-        items = [Item((sequence,)) for sequence in rendered.sequences]
-        result = train(TokenCrossEntropy(), items, bundle, self.config, context)
-        left_out = {row.where: row.reason for row in rendered.left_out}
-        return replace(result, facts={**result.facts, "left_out": left_out})
+        return TokenCrossEntropy()
 
-    @hookimpl
-    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Tokens, padding and memory, from sampled rows and the model's shapes. DataError as the run would raise."""
-        from tunekit_train import Item, estimate_stage
-
-        def items(data: Examples) -> list[Item]:
-            return [Item((sequence,)) for sequence in self.render(data, estimate.tokenizer).sequences]
-
-        return estimate_stage(self, self.config, request, estimate, items)
-
-    def render(self, data: Examples, tokenizer: Any) -> Rendered:
-        """Token ids and loss weights of each example; DataError where one cannot be trained on."""
-        from tunekit_train import render_rows
-
-        return render_rows(data, tokenizer, self.config.supervise, self.config.batch.max_length)
+    def rules(self) -> Rules:
+        """A loss on the answers that `supervise` names."""
+        return replace(super().rules(), supervise=self.config.supervise)
 
 
 __all__ = ["Sft", "SftConfig"]

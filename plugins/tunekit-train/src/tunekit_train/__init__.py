@@ -8,28 +8,44 @@ from pydantic import Field
 
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit.values import (
+    Estimate,
+    EstimateRequest,
+    Item,
+    ModelBundle,
+    OptimizerSettings,
+    StageContext,
+    TokenSequence,
+)
 
-from .config import BatchConfig, CheckpointConfig, EvaluateConfig, LogConfig, ScheduleConfig, TrainConfig
-from .objective import Batch, Item, Need, Objective, Provided, Sum, Sums
+from .config import (
+    BatchConfig,
+    CheckpointConfig,
+    ConversationConfig,
+    EvaluateConfig,
+    LogConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from .objective import Batch, Need, Objective, Provided, Sum, Sums
+from .stage import Stage
 
 if TYPE_CHECKING:
+    from .encoding import Encoder, Rules
     from .engine import train
     from .estimate import estimate_stage
     from .forward import Forward
+    from .items import Items
     from .needs import TokenLogProbs, TokenScores
-    from .rendering import Rendered, Sequence, render, render_all, render_rows
 
 _LAZY = {
     "Forward": "forward",
-    "Sequence": "rendering",
+    "Encoder": "encoding",
+    "Items": "items",
+    "Rules": "encoding",
     "TokenLogProbs": "needs",
     "TokenScores": "needs",
-    "Rendered": "rendering",
     "estimate_stage": "estimate",
-    "render": "rendering",
-    "render_all": "rendering",
-    "render_rows": "rendering",
     "train": "engine",
 }
 
@@ -84,24 +100,25 @@ __all__ = [
     "Batch",
     "BatchConfig",
     "CheckpointConfig",
+    "ConversationConfig",
+    "Encoder",
     "EvaluateConfig",
     "Forward",
     "Item",
+    "Items",
     "LogConfig",
     "Need",
     "Objective",
     "Provided",
-    "Rendered",
+    "Rules",
     "ScheduleConfig",
-    "Sequence",
+    "Stage",
     "Sum",
     "Sums",
     "TokenLogProbs",
     "TokenScores",
+    "TokenSequence",
     "TrainConfig",
     "estimate_stage",
-    "render",
-    "render_all",
-    "render_rows",
     "train",
 ]

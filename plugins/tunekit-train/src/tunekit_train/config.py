@@ -9,6 +9,8 @@ from pydantic import Field
 from tunekit.plugin import PluginConfig
 
 Padding = Literal["auto", "never", "always"]
+TooLong = Literal["cut", "drop", "split"]
+Thinking = Literal["keep", "last", "drop", "mask"]
 Shape = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -19,7 +21,12 @@ class BatchConfig(PluginConfig):
 
     rows: int = Field(default=4, ge=1, description="examples per micro-batch: what is in memory at once")
     accumulation: int = Field(default=1, ge=1, description="micro-batches per optimiser step")
-    max_length: int = Field(default=1024, ge=2, description="tokens; longer sequences are cut, counted and reported")
+    max_length: int = Field(default=1024, ge=2, description="the most tokens of one sequence")
+    too_long: TooLong = Field(
+        default="cut",
+        description="a longer one is cut (prompts in the middle, answers at the end), dropped, or split into several; "
+        "each is counted and reported",
+    )
     padding: Padding = Field(
         default="auto",
         description="auto: laid end to end without padding where the model can; never: refuse a model that cannot; "
@@ -80,3 +87,13 @@ class TrainConfig(PluginConfig):
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what is saved, and when")
     evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="what is held out and measured")
     log: LogConfig = Field(default=LogConfig(), description="how often to tell, and whom")
+
+
+class ConversationConfig(TrainConfig):
+    """What every stage that trains on conversations needs to know besides."""
+
+    thinking: Thinking = Field(
+        default="keep",
+        description="what the assistant thinks before an answer: trained wherever the chat template shows it, in the "
+        "last answer only, dropped, or shown without a loss",
+    )

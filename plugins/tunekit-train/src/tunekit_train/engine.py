@@ -12,14 +12,15 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging
 
 from tunekit.errors import InterruptedRunError
-from tunekit.values import ModelBundle, StageContext, StageResult
+from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
 from .checkpoints import Checkpoints, read_state
 from .config import TrainConfig
 from .forward import Strategy, choose_strategy, prepared
+from .items import Items
 from .job import Job, cast_trainable_
 from .memory import PeakMemory
-from .objective import Item, Objective
+from .objective import Objective
 from .results import save_model, stage_result
 from .tally import Tally
 from .trainer import EngineTrainer
@@ -42,7 +43,14 @@ def train(
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
-    job = Job(objective, list(items), bundle, config, context, _strategy(bundle, config, context, resumed))
+    job = Job(
+        objective,
+        items if isinstance(items, Items) else Items(items),
+        bundle,
+        config,
+        context,
+        _strategy(bundle, config, context, resumed),
+    )
     stop = Interrupt()
     with quiet(), prepared(bundle.model, job.strategy, bundle.precision.autocast):
         trainer = _trainer(job, stop)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunekit.values import BYTES, DataEstimate, Estimate, EstimateRequest, Examples, StagePlan
+from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, StagePlan
 
 from .config import TrainConfig
-from .objective import Item
 
 
 def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -20,21 +19,14 @@ def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
     return replace(estimate, memory=estimate.with_memory(optimiser=2 * width * estimate.trainable))
 
 
-def estimate_stage(
-    plugin: Any,
-    config: TrainConfig,
-    request: EstimateRequest,
-    estimate: Estimate,
-    render: Callable[[Examples], list[Item]],
-) -> Estimate:
+def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, estimate: Estimate) -> Estimate:
     """Add the data, the gradients and the activations of the stage that `plugin` trains.
 
-    `render` turns sampled examples into those items that can be trained on. Where several stages train, memory is that
-    of the hungriest.
+    Where several stages train, memory is that of the hungriest.
     """
     stage = next(stage for stage in request.plan.stages if stage.plugin.plugin is plugin)
-    examples = request.samples.get(stage.index)
-    if examples is None or not (items := render(examples)):
+    prepared = request.samples.get(stage.index)
+    if prepared is None or not (items := list(prepared)):
         return estimate
     sample = Sample(items, config, request.rows.get(stage.index), request.plan.recipe.seed)
     largest = sample.largest
@@ -44,7 +36,7 @@ def estimate_stage(
 
         memory["activations"] = activation_bytes(estimate.skeleton, request.plan.precision, config, largest)
     grown = {name: max(size, estimate.memory.get(name, 0)) for name, size in memory.items()}
-    described = sample.describe(stage, len(examples))
+    described = sample.describe(stage, prepared.account)
     return replace(estimate, memory=estimate.with_memory(**grown), data=(*estimate.data, described))
 
 
@@ -82,14 +74,14 @@ class Sample:
         """The micro-batch with the most tokens: the one that sets the peak."""
         return max(self.batches, key=lambda batch: sum(item.tokens for item in batch))
 
-    def describe(self, stage: StagePlan, sampled: int) -> DataEstimate:
+    def describe(self, stage: StagePlan, account: Account) -> DataEstimate:
         """The data as the plan shows it."""
         sequences = [sequence for item in self.items for sequence in item.sequences]
         tokens = sum(len(sequence.ids) for sequence in sequences)
         supervised = sum(1 for sequence in sequences for weight in sequence.weights if weight)
         return DataEstimate(
             stage=stage.name,
-            sampled=sampled,
+            sampled=account.rows,
             rows=self.rows,
             tokens=tokens,
             padding=padding_share(self.batches),
@@ -97,6 +89,7 @@ class Sample:
             too_long=sum(1 for sequence in sequences if sequence.cut),
             longest=max(len(sequence.ids) + sequence.cut for sequence in sequences),
             steps=self.steps,
+            left_out=account.rows - account.kept,
         )
 
 

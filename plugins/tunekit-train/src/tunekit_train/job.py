@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from tunekit.errors import DataError, DivergedError, Problem, TunekitError
-from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
+from tunekit.values import Event, EventKind, Item, ModelBundle, OptimizerSettings, StageContext
 
 from .checkpoints import Checkpoints
 from .config import TrainConfig
 from .forward import Strategy
-from .objective import Item, Objective
+from .items import Items
+from .objective import Objective
 from .order import BatchOrder, split
 from .tally import Tally
 
@@ -26,7 +27,7 @@ class Job:
     """A stage's objective, items, options and surroundings, with what follows from them."""
 
     objective: Objective
-    items: list[Item]
+    items: Items
     bundle: ModelBundle
     config: TrainConfig
     context: StageContext

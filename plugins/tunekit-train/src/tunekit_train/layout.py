@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .rendering import Sequence
+from tunekit.values import TokenSequence
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Layout:
         return replace(self, **moved)
 
 
-def lay_end_to_end(sequences: List[Sequence]) -> Layout:
+def lay_end_to_end(sequences: List[TokenSequence]) -> Layout:
     """Lay sequences one after the other in one row, positions restarting with each."""
     lengths = [len(sequence.ids) for sequence in sequences]
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
@@ -49,7 +48,7 @@ def lay_end_to_end(sequences: List[Sequence]) -> Layout:
     return Layout(ids[None], positions[None], **_supervision(sequences, starts), lengths=tuple(lengths))
 
 
-def lay_padded(sequences: List[Sequence], padding_id: int) -> Layout:
+def lay_padded(sequences: List[TokenSequence], padding_id: int) -> Layout:
     """Lay each sequence in a row of its own, padded on the right to the longest."""
     longest = max(len(sequence.ids) for sequence in sequences)
     ids = torch.full((len(sequences), longest), padding_id, dtype=torch.long)
@@ -62,7 +61,7 @@ def lay_padded(sequences: List[Sequence], padding_id: int) -> Layout:
     return Layout(ids, positions, **_supervision(sequences, starts), attention_mask=mask)
 
 
-def _supervision(sequences: List[Sequence], starts: List[int]) -> dict[str, Any]:
+def _supervision(sequences: List[TokenSequence], starts: List[int]) -> dict[str, Any]:
     """Where the supervised tokens are predicted: one position before each."""
     positions, targets, weights, owners = [], [], [], []
     for owner, (sequence, start) in enumerate(zip(sequences, starts, strict=True)):

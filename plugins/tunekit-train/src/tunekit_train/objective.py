@@ -1,4 +1,4 @@
-"""The objective contract: what a batch item holds, what is needed of the model, and what the loss is made of."""
+"""The objective contract: what is needed of the model, and what the loss is made of."""
 
 from __future__ import annotations
 
@@ -7,25 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
+from tunekit.values import Item, TokenSequence
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .forward import Forward
-    from .rendering import Sequence
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Item:
-    """What stays together in a batch: one sequence, a chosen and a rejected one, or a group."""
-
-    sequences: tuple[Sequence, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens of all its sequences."""
-        return sum(len(sequence.ids) for sequence in self.sequences)
 
 
 @dataclass(frozen=True)
@@ -33,7 +22,7 @@ class Batch:
     """The items of one micro-batch, with their sequences in one list."""
 
     items: tuple[Item, ...]
-    sequences: tuple[Sequence, ...] = field(init=False)
+    sequences: tuple[TokenSequence, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sequences", tuple(each for item in self.items for each in item.sequences))

@@ -50,8 +50,6 @@ def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, arte
 
 def facts(job: Job, total: Tally) -> Mapping[str, Any]:
     """What the record keeps about how it was trained."""
-    sequences = [sequence for item in job.items for sequence in item.sequences]
-    cut = [sequence for sequence in sequences if sequence.cut]
     return {
         "strategy": job.strategy.name,
         "strategy_reason": job.strategy.reason,
@@ -63,9 +61,6 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
         "micro_batches": total.batches,
         "tokens": total.tokens,
         "supervised_share": total.supervised_tokens / total.tokens,
-        "sequences_cut": len(cut),
-        "tokens_cut": sum(sequence.cut for sequence in cut),
-        "rows_cut": [sequence.where for sequence in cut],
     }
 
 

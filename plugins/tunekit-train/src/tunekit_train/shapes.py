@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from tunekit.values import BYTES, Precision
+from tunekit.values import BYTES, Item, Precision
 
 from .config import TrainConfig
 from .cross_entropy import CHUNK_ELEMENTS
 from .forward import base_model, segments_obstacle
-from .objective import Item
 from .segments import switched
 
 NAME = "tunekit_shapes"

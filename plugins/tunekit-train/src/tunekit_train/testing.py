@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunekit.values import Event, Machine, ModelBundle, Precision, StageContext
+from tunekit.values import Event, Item, Machine, ModelBundle, Precision, StageContext, TokenSequence
 
 from . import AdamW
 from .needs import TokenLogProbs
-from .objective import Batch, Item, Need, Objective, Provided, Sums
-from .rendering import Sequence
+from .objective import Batch, Need, Objective, Provided, Sums
 
 VOCABULARY = 128
 FP32 = Precision("cpu", "float32", "float32", "float32", "tests")
@@ -104,10 +103,10 @@ def random_items(count: int, seed: int = 0, shortest: int = 3, longest: int = 20
     return [Item((_sequence(dice, row + 1, dice.randint(shortest, longest)),)) for row in range(count)]
 
 
-def _sequence(dice: random.Random, row: int, length: int) -> Sequence:
+def _sequence(dice: random.Random, row: int, length: int) -> TokenSequence:
     ids = tuple(dice.randrange(3, VOCABULARY) for _ in range(length))
     weights = tuple(0.0 if at < max(1, length // 3) else dice.choice((1.0, 1.0, 0.5)) for at in range(length))
-    return Sequence(ids, weights, 0, row, f"rows.json, row {row}")
+    return TokenSequence(ids, weights, row, f"rows.json, row {row}")
 
 
 def context(folder: Path, events: list[Event] | None = None, plugin: Any = None, **changes: Any) -> StageContext:

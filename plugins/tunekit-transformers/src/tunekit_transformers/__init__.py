@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from tunekit.values import (
     Context,
     Estimate,
     EstimateRequest,
+    Event,
     LoadRequest,
     Machine,
     ModelBundle,
@@ -61,14 +62,24 @@ class Transformers(Plugin[TransformersConfig]):
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Count parameters on the meta device, measure the process, open the tokenizer."""
+        """Count parameters on the meta device, measure the process."""
         from .estimate import extend
 
         return extend(request, estimate, self._options())
 
     @hookimpl
+    def tunekit_load_tokenizer(self, request: LoadRequest, context: Context) -> Any:
+        """Load the tokenizer, from the GGUF file itself where that is not converted yet."""
+        from .loading import find_tokenizer
+
+        def tell(message: str) -> None:
+            context.emit(Event(kind="started", stage="load", message=message))
+
+        return find_tokenizer(request.model, self._options(), tell)
+
+    @hookimpl
     def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
-        """Load model and tokenizer, converting a GGUF file the first time it is seen."""
+        """Load the model, converting a GGUF file the first time it is seen."""
         from .loading import load
 
         return load(request, self._options(), context.emit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,12 @@ def _write_copy(path: Path, target: Path) -> None:
 
 
 def read_gguf(path: Path) -> tuple[Any, Any]:
-    """Return config and tokenizer of a GGUF file."""
+    """Return config and tokenizer of a GGUF file, fresh copies each time. The file is read once per process."""
+    return copy.deepcopy(_read_gguf(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _read_gguf(path: Path, modified: int) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     with reading_gguf(path), tempfile.TemporaryDirectory() as folder:

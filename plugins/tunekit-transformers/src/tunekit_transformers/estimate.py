@@ -6,20 +6,19 @@ import importlib.util
 from dataclasses import replace
 from typing import Any
 
-from tunekit.errors import ModelNotFoundError
 from tunekit.values import BYTES, Estimate, EstimateRequest
 
 from .conversion import converted_folder, is_complete, read_gguf
-from .loading import explain, hub_arguments, load_tokenizer
+from .loading import explain, hub_arguments, require_loadable
 from .options import LoadOptions
 from .quiet import quiet
-from .sources import conversion_seconds, find_source, problems
+from .sources import conversion_seconds, find_source
 
 
 def extend(request: EstimateRequest, estimate: Estimate, options: LoadOptions) -> Estimate:
-    """Set parameters, trainable, memory of weights and process, the skeleton and the tokenizer."""
+    """Set parameters, trainable, memory of weights and process, and the skeleton."""
     notes: list[str] = []
-    config, tokenizer = _describe(request.load.model, options, notes.append)
+    config = _describe(request.load.model, options, notes.append)
     skeleton = build_skeleton(config, request.load.precision.weights, options)
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     dtype = request.load.precision.weights if _has_adapter(request) else request.load.precision.trainable
@@ -31,7 +30,6 @@ def extend(request: EstimateRequest, estimate: Estimate, options: LoadOptions) -
         memory=memory,
         notes=(*estimate.notes, *notes),
         skeleton=skeleton,
-        tokenizer=tokenizer,
     )
 
 
@@ -48,21 +46,18 @@ def build_skeleton(config: Any, dtype: str, options: LoadOptions) -> Any:
             raise explain(config.name_or_path, "model", error) from error
 
 
-def _describe(model: str, options: LoadOptions, note: Any) -> tuple[Any, Any]:
-    """Return config and tokenizer of the model, from its converted copy where there is one."""
+def _describe(model: str, options: LoadOptions, note: Any) -> Any:
+    """Return the config of the model, from its converted copy where there is one."""
     source = find_source(model)
-    found = problems(model, options)
-    if found:
-        raise ModelNotFoundError(str(found[0]))
+    require_loadable(model, options)
     if source.kind != "gguf":
-        place = source.name if source.kind == "hub" else str(source.location)
-        return _load_config(place, options), load_tokenizer(place, options, note)
+        return _load_config(source.name if source.kind == "hub" else str(source.location), options)
     folder = converted_folder(source.location, options.cache_folder)
     if is_complete(folder):
-        return _load_config(str(folder), options), load_tokenizer(str(folder), options, note)
+        return _load_config(str(folder), options)
     seconds = conversion_seconds(source.location.stat().st_size)
     note(f"{model} is not converted yet: the first run takes about {seconds} s for it, once")
-    return read_gguf(source.location)
+    return read_gguf(source.location)[0]
 
 
 def _load_config(place: str, options: LoadOptions) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
 from tunekit.values import Event, LoadRequest, ModelBundle
 
-from .conversion import convert
+from .conversion import convert, converted_folder, is_complete, read_gguf
 from .options import LoadOptions
 from .quiet import quiet
 from .sources import ModelSource, find_source, problems
@@ -25,17 +25,31 @@ def load(request: LoadRequest, options: LoadOptions, emit: Callable[[Event], Non
         emit(Event(kind="started", stage="load", message=message))
 
     place = locate(request.model, options, tell)
-    tokenizer = load_tokenizer(place, options, tell)
     model = _load_model(place, request, options)
-    return ModelBundle(model, tokenizer, request.model, request.precision, request.quantization)
+    return ModelBundle(model, request.tokenizer, request.model, request.precision, request.quantization)
+
+
+def find_tokenizer(model: str, options: LoadOptions, tell: Tell) -> Any:
+    """Load the tokenizer of a model; that of a GGUF file that is not converted yet is read from the file itself."""
+    source = find_source(model)
+    require_loadable(model, options)
+    if source.kind != "gguf":
+        return load_tokenizer(_place(source), options, tell)
+    folder = converted_folder(source.location, options.cache_folder)
+    return load_tokenizer(str(folder), options, tell) if is_complete(folder) else read_gguf(source.location)[1]
+
+
+def require_loadable(model: str, options: LoadOptions) -> None:
+    """Raise what the plan would have told of a model that cannot be loaded."""
+    found = problems(model, options)
+    if found:
+        raise ModelNotFoundError(str(found[0])) if found[0].where == "model" else PlanError(found)
 
 
 def locate(model: str, options: LoadOptions, tell: Tell) -> str:
     """Return what transformers is to be given: a folder, or a hub id. Converts a GGUF file that is new."""
     source = find_source(model)
-    found = problems(model, options)
-    if found:
-        raise ModelNotFoundError(str(found[0])) if found[0].where == "model" else PlanError(found)
+    require_loadable(model, options)
     if source.kind == "gguf":
         return str(convert(source.location, options.cache_folder, tell))
     return _place(source)

@@ -21,6 +21,6 @@ class LoadOptions:
         """Where converted models are kept."""
         if self.cache is not None:
             return self.cache.expanduser()
-        import platformdirs
+        from tunekit.data import cache_folder
 
-        return Path(platformdirs.user_cache_dir("tunekit")) / "models"
+        return cache_folder("models")

@@ -1,0 +1,1 @@
+"""The formats: what the rows of each shape become."""

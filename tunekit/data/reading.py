@@ -1,0 +1,152 @@
+"""From data sources to examples: a reader opens them, a format converts them, every row is accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from ..calls import Calls
+from ..errors import DataError, Problem
+from ..values import Account, BadRow, Example, Examples, Mixing, PlannedPlugin, Rows, Source
+from .mixing import Interleaved
+
+REMEMBERED = 1_000_000
+"""Rows that a later row is compared with to find duplicates; what comes after them is not compared."""
+
+
+def open_examples(
+    calls: Calls, sources: Sequence[Source], mixing: Mixing | None = None, limit: int | None = None
+) -> Examples:
+    """Open all sources, or the first `limit` rows of each. Nothing is read yet but the head of each.
+
+    Raises DataError: a source that cannot be opened, columns that no format knows. Rows that cannot be used are noted
+    in the account of each pass.
+    """
+    mixing = mixing or Mixing()
+    opened, problems = [], []
+    for source in sources:
+        try:
+            opened.append(_open(calls, source, limit))
+        except DataError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DataError(problems)
+    if not opened:
+        raise DataError([Problem("data", "names no source", "name some: `data: alpaca.json`")])
+    return Examples(lambda account: _mixed(opened, mixing, account), _fingerprint(opened, mixing, limit), mixing)
+
+
+def count_rows(calls: Calls, sources: Sequence[Source], most: int) -> int | None:
+    """Count the rows of all sources; None where there are more than `most`."""
+    total = 0
+    for source in sources:
+        rows = calls.own("tunekit_read_data", source=source)
+        total += sum(1 for _ in islice(rows.read(), most + 1))
+        if total > most:
+            return None
+    return total
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A source with the format that takes its rows."""
+
+    source: Source
+    rows: Rows
+    reader: PlannedPlugin
+    format: PlannedPlugin
+    convert: Callable[[], Iterator[Example | BadRow]]
+
+    def examples(self, account: Account) -> Iterator[Example]:
+        """Read it once; rows that are no example are noted."""
+        noted = account.source(self.source.name)
+        noted.format, noted.fingerprint = self.format.name, self.rows.fingerprint
+        optional = self.source.bad_rows == "drop"
+        seen: set[int] = set()
+        for result in self.convert():
+            noted.rows += 1
+            if isinstance(result, BadRow):
+                account.leave_out(self.source.name, result.where, result.reason, result.remedy, optional)
+                continue
+            if len(seen) < REMEMBERED:
+                said = _said(result)
+                if said in seen:
+                    noted.duplicates.add(result.where)
+                seen.add(said)
+            yield replace(result, source=self.source.name, optional=optional)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides what its examples are."""
+        source = self.source
+        return {
+            "fingerprint": self.rows.fingerprint,
+            "plugins": [[each.name, each.distribution, each.version] for each in (self.reader, self.format)],
+            "options": [each.plugin.config.model_dump(mode="json") for each in (self.reader, self.format)],
+            "source": [source.columns, source.tags, source.limit, source.weight, source.folder, source.bad_rows],
+            "name": source.name,
+        }
+
+
+def _open(calls: Calls, source: Source, limit: int | None) -> _Opened:
+    if limit is not None:
+        source = replace(source, limit=min(limit, source.limit or limit))
+    reader = calls.owner("tunekit_read_data")
+    rows = calls.own("tunekit_read_data", source=source)
+    assert reader is not None, "the call has found it"
+    planned = _recognise(calls, rows)
+    return _Opened(source, rows, reader, planned, lambda: calls.one(planned, "tunekit_format_data", rows=rows))
+
+
+def _mixed(opened: Sequence[_Opened], mixing: Mixing, account: Account) -> Iterator[Example]:
+    if mixing.order == "interleave" and len(opened) > 1:
+        # A source that starts again is not counted again: its later passes go to an account that nobody reads.
+        starts = [lambda again, each=each: each.examples(Account() if again else account) for each in opened]
+        yield from Interleaved(starts, [each.source.weight for each in opened], mixing.until)
+        return
+    for each in opened:
+        yield from each.examples(account)
+
+
+def _fingerprint(opened: Sequence[_Opened], mixing: Mixing, limit: int | None) -> str:
+    """A key for what is made of these examples. None of a sample: it is not worth keeping."""
+    if limit is not None:
+        return ""
+    identity = {"sources": [each.identity for each in opened], "mixing": [mixing.order, mixing.until]}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+def _said(example: Example) -> int:
+    turns = (*example.messages, *example.chosen, *example.rejected)
+    return hash((example.text, example.label, *((turn.role, turn.content, len(turn.tool_calls)) for turn in turns)))
+
+
+def _recognise(calls: Calls, rows: Rows) -> PlannedPlugin:
+    """Find the one format that takes these rows: the one the source names, else the one that knows the columns."""
+    formats = calls.answering("tunekit_format_data")
+    wanted = rows.source.format
+    if wanted is not None:
+        formats = tuple(planned for planned in formats if planned.name == wanted)
+    found = [planned for planned in formats if calls.one(planned, "tunekit_format_data", rows=rows) is not None]
+    if len(found) == 1:
+        return found[0]
+    columns = ", ".join(rows.columns) or "none"
+    names = [planned.name for planned in found or formats]
+    key = rows.source.name if rows.source.path is None else f"{rows.source.key} ({rows.source.name})"
+    if found:
+        raise DataError(
+            [Problem(key, f"its columns ({columns}) are known to {' and '.join(names)}", "name one: `format:`")]
+        )
+    if wanted is not None:
+        raise DataError(
+            [Problem(key, f"has the columns {columns}, which format {wanted} does not know",
+                     "rename them with `columns:`, or name another format")]
+        )  # fmt: skip
+    raise DataError(
+        [Problem(key, f"has the columns {columns}, which no format knows ({', '.join(names)} were asked)",
+                 "rename them with `columns:`, or name the format with `format:`")]
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""What data is prepared with: the tokenizer as the run patches it, a stage's context, and where tokens are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..calls import Calls
+from ..values import Context, LoadRequest, Plan, Report, StageContext, StagePlan
+
+
+def load_tokenizer(context: Context, request: LoadRequest) -> tuple[Any, dict[str, Report]]:
+    """Load the tokenizer and patch it, as every part of a run sees it."""
+    calls = context.calls
+    assert isinstance(calls, Calls)
+    tokenizer = calls.own("tunekit_load_tokenizer", request=request, context=context)
+    patches = calls.each("tunekit_patch_tokenizer", tokenizer=tokenizer, context=context)
+    return tokenizer, {planned.name: report for planned, report in patches}
+
+
+def preparing(plan: Plan, calls: Calls, stage: StagePlan | None) -> StageContext:
+    """The context in which a stage prepares its data outside a run; without a stage, that of the run."""
+    return StageContext(
+        calls=calls.for_run() if stage is None else calls.for_stage(stage.index),
+        machine=plan.machine,
+        precision=plan.precision,
+        folder=Path(),
+        seed=plan.recipe.seed,
+        emit=lambda event: None,
+        name=stage.name if stage else "",
+        key=stage.key if stage else "",
+    )
+
+
+def cache_folder(name: str) -> Path:
+    """Where things are kept between runs: under `TUNEKIT_CACHE` where it is set, else the user's cache folder."""
+    if chosen := os.environ.get("TUNEKIT_CACHE"):
+        return Path(chosen).expanduser() / name
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("tunekit")) / name

@@ -69,7 +69,7 @@ class Reader(Plugin[Nothing]):
         rows = source.rows if source.rows is not None else [
             json.loads(line) for line in Path(source.path).read_text().splitlines()]
         def read():
-            for number, values in enumerate(rows, 1):
+            for number, values in enumerate(rows[: source.limit], 1):
                 yield Row(number, f"{source.name}, row {number}", values)
         return Rows(source, tuple(rows[0]) if rows else (), read, str(len(rows)))
 
@@ -129,7 +129,7 @@ class StageOptions(PluginConfig):
     stop_at: int = Field(0, description="stop there, as a user would")
 
 class Steps(Plugin[StageOptions]):
-    """A stage that counts; a document is as many tokens as it has characters."""
+    """A stage that counts."""
     @hookimpl
     def tunekit_prepare_data(self, data: Examples, tokenizer, context: StageContext) -> Prepared:
         return Items([Item((TokenSequence([ord(letter) for letter in each.text], [1.0] * len(each.text), each.row,

@@ -55,7 +55,8 @@ def test_the_record_holds_what_is_needed_to_repeat_and_explain(world, tmp_path):
     assert origins["stages.0.steps.steps"] == {"value": 3, "origin": "default"}
     assert read(folder, "versions.json")["fake-world"] == "1.0"
     assert read(folder, "machine.json")["cores"] >= 1
-    assert read(folder, "data.json")["steps"]["kept"] == 2
+    (account,) = read(folder, "data.json")["steps"].values()
+    assert (account["rows"], account["kept"], account["format"]) == (2, 2, "text")
     assert read(folder, "reports.json")["patch"]["summary"] == "patched"
     assert read(folder, "plan.json")["estimate"]["trainable"] == 1
     state = read(folder, "run.json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import faults.backends
 import faults.data
 import faults.models
 import faults.plugins
+import faults.tokenizers
 import faults.training  # noqa: F401  (each of these registers its faults)
 import pytest
 from faults.plugins import Hears
@@ -179,10 +179,10 @@ def test_rows_and_examples_are_numbered_from_1() -> None:
     rows = testing.rows_of([{"a": 1}, {"a": 2}])
     assert [(row.number, row.values["a"]) for row in rows.read()] == [(1, 1), (2, 2)]
     assert rows.columns == ("a",)
-    examples = testing.examples_of([[Message("user", "Hi")]])
-    assert examples.examples[0].row == 1
-    assert len(testing.conversations(20)) == 20
-    assert replace(examples, rows=1).accounting["kept"] == 1
+    (example,) = testing.examples_of([[Message("user", "Hi")]])
+    assert example.row == 1
+    examples = testing.conversations(20)
+    assert sum(1 for _ in examples) == examples.account.kept == 20
 
 
 def test_hints_that_are_imported_for_type_checkers_only_are_compared_too() -> None:

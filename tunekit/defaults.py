@@ -7,7 +7,8 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "tunekit_load_tokenizer": ("transformers",),
     "tunekit_load_model": ("transformers",),
     "tunekit_read_data": ("files",),
-    "tunekit_format_data": ("alpaca", "sharegpt", "openai", "text"),
+    "tunekit_format_data": ("alpaca", "sharegpt", "openai", "preference", "kto", "text"),
+    "tunekit_tool_format": ("tools",),
     "tunekit_optimizer": ("adamw",),
     "tunekit_infer_backend": ("transformers",),
 }
@@ -16,8 +17,11 @@ DISTRIBUTIONS: dict[str, str] = {
     "alpaca": "tunekit-formats",
     "sharegpt": "tunekit-formats",
     "openai": "tunekit-formats",
+    "preference": "tunekit-formats",
+    "kto": "tunekit-formats",
     "text": "tunekit-formats",
     "files": "tunekit-formats",
+    "tools": "tunekit-templates",
     "adamw": "tunekit-train",
 }
 """Where a default is not called after its distribution."""

@@ -120,15 +120,15 @@ def prepared(options: argparse.Namespace) -> tuple[Any, Any, list[list[dict[str,
 def rendered(options: argparse.Namespace, tokenizer: Any) -> list[list[dict[str, Any]]]:
     """Token ids and labels of the first `steps` micro-batches."""
     from tunekit.calls import Calls
+    from tunekit.data import open_examples
     from tunekit.plan import make_plan
     from tunekit.recipe import from_code
-    from tunekit.sources import read_examples
-    from tunekit_train import render_all
-    from tunekit_train.order import BatchOrder
+    from tunekit_train import BatchOrder, Encoder, Rules
 
     plan = make_plan(from_code(options.model, options.data, stages=["sft"]))
-    examples = read_examples(Calls(plan.plugins).for_stage(0), plan.stages[0].sources)
-    sequences = render_all(examples, tokenizer, "assistant", LIMIT)
+    examples = open_examples(Calls(plan.plugins).for_stage(0), plan.stages[0].sources)
+    items = Encoder(tokenizer, Rules(max_length=LIMIT)).encode_all(examples, examples.account)
+    sequences = [sequence for item in items for sequence in item.sequences]
     order = BatchOrder([len(sequence.ids) for sequence in sequences], ROWS, SEED).batches(0)[: options.steps]
     return [[labelled(sequences[index]) for index in batch] for batch in order]
 

@@ -21,6 +21,7 @@ from tunekit.testing import (
     QuantizerSuite,
     tiny_bundle,
     tiny_model,
+    tiny_tokenizer,
 )
 from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, ModelBundle, Quantization, Report
 
@@ -283,6 +284,10 @@ def a_loader_that_leaves_the_swap_out():
 @fault(LoaderSuite, "test_a_model_that_is_not_there_is_named", "DID NOT RAISE")
 def a_loader_that_finds_everything():
     class Faulty(Catalog.discover().load("transformers")):  # type: ignore[misc]
+        @hookimpl
+        def tunekit_load_tokenizer(self, request: LoadRequest, context: Context) -> Any:
+            return tiny_tokenizer()
+
         @hookimpl
         def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
             return tiny_bundle()

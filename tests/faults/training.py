@@ -18,6 +18,7 @@ from tunekit.values import (
     Examples,
     ModelBundle,
     OptimizerSettings,
+    Prepared,
     StageContext,
     StageResult,
 )
@@ -95,13 +96,18 @@ def an_optimiser_whose_state_is_not_saved():
 def staging(
     context_change: Callable[[StageContext], StageContext] = lambda context: context,
     result_change: Callable[[StageResult], StageResult] = lambda result: result,
+    prepared_change: Callable[[Any], Any] = lambda prepared: prepared,
     **attributes: Any,
 ) -> Any:
     """The good stage, with what it is given or what it gives back changed."""
 
     class Faulty(good(Hook.STAGE).GoodStage):
         @hookimpl
-        def tunekit_train_stage(self, bundle: ModelBundle, data: Examples, context: StageContext) -> StageResult:
+        def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+            return prepared_change(super().tunekit_prepare_data(data, tokenizer, context))
+
+        @hookimpl
+        def tunekit_train_stage(self, bundle: ModelBundle, data: Prepared, context: StageContext) -> StageResult:
             return result_change(super().tunekit_train_stage(bundle, data, context_change(context)))
 
     plugin = Faulty(epochs=4, learning_rate=5e-3, checkpoint={"every": 2})
@@ -120,6 +126,37 @@ def telling(change: Callable[[Event], Event | None]) -> Callable[[StageContext],
         return replace(context, emit=emit)
 
     return around
+
+
+@fault(StageSuite, "test_each_row_is_prepared_or_accounted_for", "has nothing to learn")
+def a_stage_that_masks_everything():
+    from tunekit_train import Items
+
+    def mask(prepared):
+        masked = (
+            replace(item, sequences=tuple(replace(each, weights=[0.0] * len(each)) for each in item.sequences))
+            for item in prepared
+        )
+        return Items(masked, prepared.account)
+
+    return staging(prepared_change=mask)
+
+
+@fault(StageSuite, "test_each_row_is_prepared_or_accounted_for", "assert")
+def a_stage_that_counts_rows_it_never_read():
+    def count_more(prepared):
+        next(iter(prepared.account.sources.values())).rows += 1
+        return prepared
+
+    return staging(prepared_change=count_more)
+
+
+@fault(StageSuite, "test_preparing_twice_gives_the_same", "assert")
+def a_stage_that_prepares_in_another_order_each_time():
+    from tunekit_train import Items
+
+    turns = count()
+    return staging(prepared_change=lambda it: Items(list(it)[:: (-1) ** next(turns)], it.account))
 
 
 @fault(StageSuite, "test_it_makes_progress", "loss does not fall")

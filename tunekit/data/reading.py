@@ -27,7 +27,8 @@ def open_examples(
     in the account of each pass.
     """
     mixing = mixing or Mixing()
-    opened, problems = [], []
+    opened: list[_Opened] = []
+    problems: list[Problem] = []
     for source in sources:
         try:
             opened.append(_open(calls, source, limit))

@@ -220,6 +220,7 @@ def _source(item: dict[str, Any], where: str, problems: list[Problem], beside: P
         remedy = "name a datasets.yaml or a dataset_info.json, or leave `name` out"
         problems.append(Problem(f"{where}.name", f"{options.path} is no collection of data sets", remedy))
     path = None if rows is not None else _beside(options.path, beside)
+    rows = tuple(rows) if isinstance(rows, list) else rows
     return Source(path=path, rows=rows, key=where, **options.model_dump(exclude={"path", "name"}))
 
 

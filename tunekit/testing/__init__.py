@@ -28,6 +28,8 @@ pytest.register_assert_rewrite(
             "quantizers",
             "readers",
             "stages",
+            "tokenizers",
+            "toolformats",
         )
     )
 )
@@ -55,6 +57,8 @@ from .runs import (  # noqa: E402
 )
 from .stages import StageSuite  # noqa: E402
 from .tiny import FP32, MIXED, save_tiny_model, tiny_bundle, tiny_model, tiny_tokenizer  # noqa: E402
+from .tokenizers import TokenizerPatchSuite  # noqa: E402
+from .toolformats import ToolFormatSuite  # noqa: E402
 
 __all__ = [
     "FP32",
@@ -71,6 +75,8 @@ __all__ = [
     "QuantizerSuite",
     "ReaderSuite",
     "StageSuite",
+    "TokenizerPatchSuite",
+    "ToolFormatSuite",
     "calls_of",
     "conversations",
     "default_plugin",

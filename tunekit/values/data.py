@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from .account import Account
 
@@ -110,7 +110,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in a message: a path, an address or the bytes of a file. It stands before character `at` of the content."""
+    """An image in a message: a path, an address or the bytes of a file.
+
+    It stands before character `at` of the content.
+    """
 
     source: str | bytes
     at: int = 0
@@ -202,6 +205,7 @@ class Examples:
         return cls(start, fingerprint, mixing or Mixing())
 
 
+@runtime_checkable
 class ToolFormat(Protocol):
     """How tools are written where the chat template cannot: as text."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .account import Account
 
@@ -45,6 +45,7 @@ class Item:
         return sum(len(sequence.ids) for sequence in self.sequences)
 
 
+@runtime_checkable
 class Prepared(Protocol):
     """The data of a stage, ready to be trained on: items in the order of the data, each pass the same."""
 

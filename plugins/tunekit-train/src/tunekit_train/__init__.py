@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from .estimate import estimate_stage
     from .forward import Forward
     from .items import Items
+    from .order import BatchOrder
     from .needs import TokenLogProbs, TokenScores
 
 _LAZY = {
     "Forward": "forward",
+    "BatchOrder": "order",
     "Encoder": "encoding",
     "Items": "items",
     "Rules": "encoding",
@@ -99,6 +101,7 @@ __all__ = [
     "AdamWConfig",
     "Batch",
     "BatchConfig",
+    "BatchOrder",
     "CheckpointConfig",
     "ConversationConfig",
     "Encoder",

@@ -1,0 +1,108 @@
+"""Sources become one stream of examples: mixed as asked, every row in the account, a fingerprint that means what it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tunekit.calls import Calls
+from tunekit.data import open_examples
+from tunekit.errors import DataError
+from tunekit.pipeline import Pipeline
+from tunekit.values import Account, Mixing, Source
+
+
+@pytest.fixture
+def calls(world):
+    plan = Pipeline("m", [{"text": "a"}], stages=["steps"]).plan(estimate=False)
+    return Calls(plan.plugins)
+
+
+def source(*texts, **options):
+    return Source(rows=tuple({"text": text} for text in texts), **{"key": f"data.{texts[0]}", **options})
+
+
+def texts(examples):
+    return [example.text for example in examples]
+
+
+def test_each_pass_reads_anew_and_counts_anew(calls):
+    examples = open_examples(calls, [source("a", "b"), source("c")])
+    assert texts(examples) == texts(examples) == ["a", "b", "c"]
+    assert [(each.rows, each.kept) for each in examples.account.sources.values()] == [(2, 2), (1, 1)]
+
+
+def test_a_limit_takes_the_first_rows_of_each_source(calls):
+    assert texts(open_examples(calls, [source("a", "b"), source("c", "d")], limit=1)) == ["a", "c"]
+    assert texts(open_examples(calls, [source("a", "b", "c", limit=2)], limit=5)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        ("first", ["a", "x", "b", "a2", "y", "b2", "a3", "z", "b3", "a4"]),
+        ("each", ["a", "x", "b", "a2", "y", "b2", "a3", "z", "b3", "a4", "b4", "a5", "b5"]),
+    ],
+)
+def test_sources_are_interleaved_by_weight(calls, until, expected):
+    heavy = source("a", "b", "a2", "b2", "a3", "b3", "a4", "b4", "a5", "b5", weight=2.0)
+    light = source("x", "y", "z")
+    found = texts(open_examples(calls, [heavy, light], Mixing("interleave", until)))
+    assert found == expected
+    assert sorted(found[:6]) == sorted(["a", "b", "a2", "b2", "x", "y"]), "two to one"
+
+
+def test_until_the_last_ends_the_others_start_again_and_are_counted_once(calls):
+    examples = open_examples(calls, [source("a", "b", "c", "d"), source("x")], Mixing("interleave", "last"))
+    assert texts(examples) == ["a", "x", "b", "x", "c", "x", "d", "x"]
+    assert [each.rows for each in examples.account.sources.values()] == [4, 1]
+
+
+def test_bad_rows_are_noted_with_their_source_and_stop_unless_dropped(calls):
+    examples = open_examples(calls, [source("a", "", "b"), source("c", "", bad_rows="drop")])
+    assert texts(examples) == ["a", "b", "c"]
+    with pytest.raises(DataError, match=r"row 2: the text is empty; write something(.|\n)*1 rows in all"):
+        examples.account.stop_on_problems()
+    kept = open_examples(calls, [source("c", "", bad_rows="drop")])
+    list(kept)
+    kept.account.stop_on_problems()
+
+
+def test_rows_that_say_the_same_are_counted_as_duplicates(calls):
+    examples = open_examples(calls, [source("a", "b", "a", "a")])
+    list(examples)
+    (account,) = examples.account.sources.values()
+    assert account.duplicates.count == 2
+    assert account.duplicates.where[0].endswith("row 3")
+
+
+def test_an_account_survives_being_written_down(calls):
+    examples = open_examples(calls, [source("a", "", "a", bad_rows="drop")])
+    list(examples)
+    again = Account.from_mapping(examples.account.to_mapping())
+    assert again.to_mapping() == examples.account.to_mapping()
+    assert again.kept == 2
+
+
+def test_the_fingerprint_changes_with_data_options_and_mixing(calls):
+    one = source("a", "b")
+    changes = [
+        open_examples(calls, [one]),
+        open_examples(calls, [source("a", "b", "c")]),
+        open_examples(calls, [replace(one, limit=1)]),
+        open_examples(calls, [replace(one, columns={"text": "text"})]),
+        open_examples(calls, [one, source("x")]),
+        open_examples(calls, [one, source("x")], Mixing("interleave")),
+    ]
+    found = [each.fingerprint for each in changes]
+    assert len(set(found)) == len(found)
+    assert open_examples(calls, [one]).fingerprint == found[0]
+    assert open_examples(calls, [one], limit=5).fingerprint == "", "a sample is not worth keeping"
+
+
+def test_everything_wrong_with_the_sources_is_said_at_once(calls):
+    bad, worse = Source(rows=({"x": 1},), key="data.0"), Source(rows=({"y": 1},), key="data.1")
+    with pytest.raises(DataError) as caught:
+        open_examples(calls, [bad, worse])
+    assert [problem.where for problem in caught.value.problems] == [bad.name, worse.name]

@@ -1,4 +1,4 @@
-"""The default data plugins: one that opens sources, four that turn their rows into examples."""
+"""The default data plugins: one that opens sources, six that turn their rows into examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import BadRow, Example, Rows, Source
 
-__all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "OpenAi", "ShareGpt", "Text"]
+__all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "Kto", "OpenAi", "Preference", "ShareGpt", "Text"]
 
 
 class FilesConfig(PluginConfig):
@@ -34,49 +34,76 @@ class Files(Plugin[FilesConfig]):
 
 
 class FormatConfig(PluginConfig):
-    """The formats have no options: other names of columns are given in the source, with `columns`."""
+    """The formats have no options: other names are given in the source, with `columns` and `tags`."""
 
 
 class Alpaca(Plugin[FormatConfig]):
-    """Rows of `instruction`, `output` and perhaps `input`, `system`, `history`."""
+    """Rows of `instruction`, `output` and perhaps `input`, `system`, `history`, `tools`, `images`."""
 
     provides = frozenset({"data.format"})
 
     @hookimpl
     def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
         """Make a conversation of each row; None where `instruction` or `output` is missing."""
-        from . import alpaca, shapes
+        from .formats import alpaca, shapes
 
-        shape = shapes.recognise(rows, "alpaca")
-        return None if shape is None else alpaca.convert(rows)
+        return None if shapes.recognise(rows, "alpaca") is None else alpaca.read(rows)
 
 
 class ShareGpt(Plugin[FormatConfig]):
-    """Rows of `conversations`, a list of `from` and `value`, and perhaps `system`."""
+    """Rows of `conversations`, a list of `from` and `value`, and perhaps `system`, `tools`, `images`."""
 
     provides = frozenset({"data.format"})
 
     @hookimpl
     def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
         """Make a conversation of each row; None where there is no list of `from` and `value`."""
-        from . import conversations, shapes
+        from .formats import conversations, shapes
 
         shape = shapes.recognise(rows, "sharegpt")
-        return None if shape is None else conversations.convert(rows, shape, conversations.SHAREGPT)
+        return None if shape is None else conversations.read(rows, shape)
 
 
 class OpenAi(Plugin[FormatConfig]):
-    """Rows of `messages`, a list of `role` and `content`, each perhaps with a `weight`."""
+    """Rows of `messages`, a list of `role` and `content`, and perhaps `system`, `tools`, `images`."""
 
     provides = frozenset({"data.format"})
 
     @hookimpl
     def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
         """Make a conversation of each row; None where there is no list of `role` and `content`."""
-        from . import conversations, shapes
+        from .formats import conversations, shapes
 
         shape = shapes.recognise(rows, "openai")
-        return None if shape is None else conversations.convert(rows, shape, conversations.OPENAI)
+        return None if shape is None else conversations.read(rows, shape)
+
+
+class Preference(Plugin[FormatConfig]):
+    """Rows of `chosen` and `rejected`, and a prompt: beside them, or what both begin with."""
+
+    provides = frozenset({"data.format"})
+
+    @hookimpl
+    def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
+        """Make a preference of each row; None where `chosen` or `rejected` is missing."""
+        from .formats import preferences, shapes
+
+        shape = shapes.recognise(rows, "preference")
+        return None if shape is None else preferences.read(rows, shape)
+
+
+class Kto(Plugin[FormatConfig]):
+    """Conversations with `label` or `kto_tag`, which says whether the last answer is good."""
+
+    provides = frozenset({"data.format"})
+
+    @hookimpl
+    def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
+        """Make a labelled conversation of each row; None where there is no conversation or no label."""
+        from .formats import labels, shapes
+
+        shape = shapes.recognise(rows, "kto")
+        return None if shape is None else labels.read(rows, shape)
 
 
 class Text(Plugin[FormatConfig]):
@@ -86,8 +113,7 @@ class Text(Plugin[FormatConfig]):
 
     @hookimpl
     def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
-        """Make a document of each row; None where there is no `text`, or the columns of a conversation as well."""
-        from . import documents, shapes
+        """Make a document of each row; None where there is no `text`, or the columns of another format as well."""
+        from .formats import documents, shapes
 
-        shape = shapes.recognise(rows, "text")
-        return None if shape is None else documents.convert(rows)
+        return None if shapes.recognise(rows, "text") is None else documents.read(rows)

@@ -6,6 +6,7 @@ is, and what was found there, stands in the remedy.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,11 @@ def convert(rows: Rows, make: Callable[[Row], Example]) -> Iterator[Example | Ba
             yield make(row)
         except Unusable as unusable:
             yield BadRow(row.number, row.where, unusable.reason, unusable.remedy)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, however large or deep it is."""
+    return reprlib.repr(value)
 
 
 def text(value: Any, name: str, blank: bool = False, place: str = "") -> str:

@@ -24,7 +24,7 @@ def parse(written: str, name: str, place: str = "") -> Any:
 
 
 def plain(value: Any, name: str, place: str = "", depth: int = 0) -> Any:
-    """Copy a value of JSON, with lists for tuples and dicts for mappings. Raises Unusable where it is something else."""
+    """Copy a value of JSON, with lists for tuples and dicts for mappings. Raises Unusable for any other."""
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):

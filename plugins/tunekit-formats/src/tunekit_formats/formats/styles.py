@@ -48,7 +48,7 @@ _TAGS: Mapping[str, Part] = {
 
 
 def tagged(style: Style, source: Source) -> Style:
-    """The style with the names that the source gives to keys and roles. Raises DataError for a tag that means nothing."""
+    """The style with the names that the source gives to keys and roles. Raises DataError for an unknown tag."""
     tags = source.tags
     for tag, name in tags.items():
         if tag not in ("role", "content", *_TAGS):

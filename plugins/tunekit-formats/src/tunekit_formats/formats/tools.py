@@ -8,7 +8,7 @@ from typing import Any
 from tunekit.values import ToolCall
 
 from ..problems import kind, listed
-from .checks import Unusable, text
+from .checks import Unusable, shown, text
 from .plain import parse, plain
 
 Tool = Mapping[str, Any]
@@ -41,7 +41,7 @@ def _tool(tool: Any, place: str) -> Tool:
     if not isinstance(tool, Mapping):
         raise Unusable(f"a tool is {kind(tool)}, expected an object", "write its JSON schema", place)
     if tool.get("type", "function") != "function":
-        raise Unusable("a tool is not a function", f"leave the row out (found: type {tool['type']!r})", place)
+        raise Unusable("a tool is not a function", f"leave the row out (found: type {shown(tool['type'])})", place)
     bare = {key: item for key, item in tool.items() if key != "type"}
     function = bare.get("function", bare)
     if not isinstance(function, Mapping):
@@ -54,7 +54,7 @@ def _call(call: Any, place: str) -> ToolCall:
     if not isinstance(call, Mapping):
         raise Unusable(f"a tool call is {kind(call)}, expected an object", _CALL, place)
     if call.get("type") not in (None, "function"):
-        raise Unusable("a tool call is not of a function", f"leave the row out (type {call['type']!r})", place)
+        raise Unusable("a tool call is not of a function", f"leave the row out (type {shown(call['type'])})", place)
     function = call.get("function", call)
     if not isinstance(function, Mapping):
         raise Unusable(f"the function of a tool call is {kind(function)}, expected an object", _CALL, place)

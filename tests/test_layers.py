@@ -16,6 +16,7 @@ LAYERS = [
     "values",
     "hooks",
     "plugin",
+    "options",
     "catalog",
     "recipe",
     "calls",

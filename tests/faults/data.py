@@ -38,7 +38,7 @@ def rows_in_another_order():
     return formatting(lambda results: results and iter(list(results)[::-1]))
 
 
-@fault(FormatSuite, "test_an_example_is_a_conversation_or_a_document", "assert")
+@fault(FormatSuite, "test_an_example_is_of_one_kind", "assert")
 def an_example_that_is_both():
     return each(lambda result: replace(result, text="both"))
 

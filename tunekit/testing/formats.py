@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ..values import ROLES, BadRow, Example
+from ..values import ROLES, BadRow, Example, Message
 from .data import rows_of
 from .plugins import PluginSuite
 
@@ -31,13 +32,20 @@ class FormatSuite(PluginSuite):
             assert isinstance(result, Example), f"row {result.row}: {result.reason}"
             assert f"row {result.row}" in result.where
 
-    def test_an_example_is_a_conversation_or_a_document(self) -> None:
-        """Never both, never neither; roles are the known ones."""
+    def test_an_example_is_of_one_kind(self) -> None:
+        """A document, a conversation, a preference or a labelled conversation, never two at once; roles are known."""
         for result in self.results(self.rows) or ():
             assert isinstance(result, Example)
             assert bool(result.messages) != (result.text is not None)
-            assert all(message.role in ROLES for message in result.messages)
-            assert all(isinstance(message.content, str) for message in result.messages)
+            assert bool(result.chosen) == bool(result.rejected)
+            assert not result.chosen or (result.messages and result.label is None and result.chosen != result.rejected)
+            assert result.label is None or result.messages
+            assert result.margin is None or result.chosen
+            for message in (*result.messages, *result.chosen, *result.rejected):
+                _require_canonical(message)
+            for tool in result.tools:
+                assert tool["type"] == "function"
+                assert isinstance(tool["function"]["name"], str)
 
     def test_a_bad_row_says_why_and_what_to_do(self) -> None:
         """Among good rows, so that the columns are known."""
@@ -65,3 +73,14 @@ class FormatSuite(PluginSuite):
     def test_formatting_twice_gives_the_same_examples(self) -> None:
         """Data is formatted for the plan and again for the run."""
         assert self.results(self.rows) == self.results(self.rows)
+
+
+def _require_canonical(message: Message) -> None:
+    """A known role, calls by the assistant alone and with JSON for arguments, images inside the content."""
+    assert message.role in ROLES
+    assert isinstance(message.content, str)
+    assert message.role == "assistant" or (message.thinking is None and not message.tool_calls)
+    assert message.role == "tool" or message.call is None
+    assert all(0 <= image.at <= len(message.content) for image in message.images)
+    for call in message.tool_calls:
+        assert json.loads(json.dumps(call.arguments)) == call.arguments

@@ -83,13 +83,17 @@ def estimate_for(
     *plugins: Plugin[Any],
     precision: Precision = FP32,
     samples: Mapping[int, Prepared] | None = None,
+    **config: Any,
 ) -> Estimate:
-    """Estimate the tiny model with these plugins; the loader's part is filled in, its skeleton is kept."""
+    """Estimate the tiny model with these plugins; the loader's part is filled in, its skeleton is kept.
+
+    `config` overrides fields of the tiny model's config.
+    """
     import torch
     from transformers import LlamaForCausalLM
 
     with torch.device("meta"):
-        skeleton = LlamaForCausalLM(tiny_config()).to(getattr(torch, precision.weights))
+        skeleton = LlamaForCausalLM(tiny_config(**config)).to(getattr(torch, precision.weights))
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in skeleton.parameters())
     start = Estimate(count, count, {"weights": weights}, skeleton=skeleton, tokenizer=tiny_tokenizer())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tunekit.hooks import hookimpl
+from tunekit.options import Targets
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
 
@@ -20,7 +20,7 @@ Projection = Literal["std", "reverse_std", "left", "right"]
 class GaloreConfig(PluginConfig):
     """The options of GaLore. Learning rate and weight decay are the stage's."""
 
-    targets: str | tuple[str, ...] = Field(
+    targets: Targets = Field(
         "all-linear",
         description="which weights are projected: all-linear (every linear layer but the head), a list of names or "
         "parts of names, or a regular expression over the whole names of linear layers; all others train with AdamW",
@@ -35,20 +35,6 @@ class GaloreConfig(PluginConfig):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
     beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
     eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
-
-    @field_validator("targets")
-    @classmethod
-    def _targets_can_be_read(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not targets:
-            raise ValueError("names no weight; write all-linear, a list of names or a regular expression")
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(
-                    f"{targets!r} is no regular expression ({error}); write [{targets}] for a name"
-                ) from None
-        return targets
 
 
 class Galore(Plugin[GaloreConfig]):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tunekit.hooks import hookimpl
+from tunekit.options import Targets
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Context, Estimate, EstimateRequest, ModelBundle
 
@@ -19,7 +19,7 @@ __all__ = ["Lora", "LoraConfig", "LoraHooks"]
 class LoraConfig(PluginConfig):
     """The options of LoRA."""
 
-    targets: str | tuple[str, ...] = Field(
+    targets: Targets = Field(
         "all-linear",
         description="which layers get an adapter: all-linear (every linear layer but the head), a list of names, or a "
         "regular expression over the whole names of linear layers",
@@ -33,20 +33,6 @@ class LoraConfig(PluginConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the update while training, 0 to 1")
     rslora: bool = Field(False, description="scale by alpha/sqrt(rank), which keeps large ranks learning")
     modules_to_save: tuple[str, ...] = Field((), description="names of modules trained whole, saved with the adapter")
-
-    @field_validator("targets")
-    @classmethod
-    def _targets_can_be_read(cls, targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not targets:
-            raise ValueError("names no layer; write all-linear, a list of names or a regular expression")
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(
-                    f"{targets!r} is no regular expression ({error}); write [{targets}] for a name"
-                ) from None
-        return targets
 
     @property
     def scale_numerator(self) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field
-
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import BadRow, Example, Rows, Source
@@ -14,23 +12,20 @@ __all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "Kto", "OpenAi", "P
 
 
 class FilesConfig(PluginConfig):
-    """Options for data sets on the Hugging Face hub; files need none."""
-
-    subset: str | None = Field(None, description="the configuration of a hub data set, where it has several")
-    revision: str | None = Field(None, description="the branch, tag or commit of a hub data set; None: its main branch")
+    """The reader has no options: what belongs to one source is said there."""
 
 
 class Files(Plugin[FilesConfig]):
-    """Opens JSON, JSON Lines, CSV, Parquet and text files, folders of them, hub data sets, and rows given in Python."""
+    """Opens files, folders, archives, addresses that fsspec knows, hub data sets, and rows given in Python."""
 
     provides = frozenset({"data.reader"})
 
     @hookimpl
     def tunekit_read_data(self, source: Source) -> Rows:
         """Open a source; its rows can be read again and again."""
-        from .sources import open_source
+        from .reading import open_source
 
-        return open_source(source, self.config.subset, self.config.revision)
+        return open_source(source)
 
 
 class FormatConfig(PluginConfig):

@@ -1,0 +1,217 @@
+"""The encoder: examples in, items of token sequences out, and every row accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from tunekit.errors import DataError
+from tunekit.values import Account, Example, Item, TokenSequence, ToolFormat
+
+from . import faults
+from .cutting import blocks
+from .fences import Fences
+from .fingerprint import fingerprint
+from .fitting import Fit, Fitter, Strip, share_prompt
+from .frames import Frames
+from .pages import Page, Pages
+from .rules import Rules
+from .talks import Talks
+from .template import Template
+from .tokens import Codec, Ids
+
+BATCH = 512
+"""Examples encoded at once by `encode_all`; the tokenizer works on them in parallel."""
+
+
+class Encoder:
+    """Turns examples into items, by one tokenizer and its chat template, one set of rules, and a tool format.
+
+    Special tokens inside a message stay plain text: the ids are those of
+    `tokenizer.apply_chat_template(messages, sanitize_control_tokens=True)`.
+    """
+
+    def __init__(self, tokenizer: Any, rules: Rules, tool_format: ToolFormat | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.rules = rules
+        self.tool_format = tool_format
+        self._codec = Codec(tokenizer)
+        self._writers: dict[bool, _Writer] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with tokenizer, chat template, special tokens, rules, tool format and the versions involved."""
+        return fingerprint(self.tokenizer, self.rules, self.tool_format)
+
+    def encode_all(self, examples: Iterable[Example], account: Account) -> Iterator[Item]:
+        """The items of examples one after the other, as they are asked for; see `encode`."""
+        remaining = iter(examples)
+        while batch := list(islice(remaining, BATCH)):
+            for items in self.encode(batch, account):
+                yield from items
+
+    def encode(self, examples: Sequence[Example], account: Account) -> list[list[Item]]:
+        """The items of each example; none where it is left out or dropped, which `account` then says.
+
+        Raises DataError for what is wrong with all rows: conversations and no chat template, or a tokenizer that does
+        not tell which characters a token covers.
+        """
+        fits: list[Fit | faults.Fault | None] = [None] * len(examples)
+        self._documents(examples, fits)
+        for with_tools in (False, True):
+            chosen = [
+                place
+                for place, example in enumerate(examples)
+                if example.text is None and bool(example.tools) is with_tools
+            ]
+            if chosen:
+                found = self._writer(with_tools).fits([examples[place] for place in chosen])
+                for place, fit in zip(chosen, found, strict=True):
+                    fits[place] = fit
+        return [_settle(example, fit, account) for example, fit in zip(examples, fits, strict=True) if fit is not None]
+
+    def _documents(self, examples: Sequence[Example], fits: list[Fit | faults.Fault | None]) -> None:
+        texts = [(place, example.text) for place, example in enumerate(examples) if example.text is not None]
+        for (place, _), ids in zip(texts, self._codec.documents([text for _, text in texts]), strict=True):
+            fits[place] = _document(ids, self.rules)
+
+    def _writer(self, with_tools: bool) -> _Writer:
+        if with_tools not in self._writers:
+            self._writers[with_tools] = _Writer.of(self, self._codec, with_tools)
+        return self._writers[with_tools]
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """What encodes conversations, with the template that tools ask for or the one for those without."""
+
+    rules: Rules
+    talks: Talks
+    pages: Pages
+
+    @classmethod
+    def of(cls, encoder: Encoder, codec: Codec, with_tools: bool) -> _Writer:
+        tokenizer = encoder.tokenizer
+        if not tokenizer.chat_template:
+            raise DataError([faults.no_template()])
+        if not tokenizer.is_fast:
+            raise DataError([faults.no_offsets(tokenizer)])
+        template = Template(tokenizer, with_tools)
+        fences = Fences(tokenizer, template.facts.literals)
+        talks = Talks(encoder.rules, fences, encoder.tool_format, template.writes_tools)
+        masks = encoder.rules.thinking == "mask"
+        return cls(encoder.rules, talks, Pages(Frames(template, fences, masks), codec))
+
+    def fits(self, examples: Sequence[Example]) -> list[Fit | faults.Fault]:
+        """What becomes of each example."""
+        made = [_attempt(self.talks.make, example) for example in examples]
+        pages = iter(self.pages.make_all([talk for talks in made if isinstance(talks, list) for talk in talks]))
+        found: list[Fit | faults.Fault] = []
+        for example, talks in zip(examples, made, strict=True):
+            if isinstance(talks, faults.Fault):
+                found.append(talks)
+                continue
+            own = list(islice(pages, len(talks)))
+            fault = next((page for page in own if isinstance(page, faults.Fault)), None)
+            whole = [page for page in own if isinstance(page, Page)]
+            found.append(fault or _attempt(lambda given, whole=whole: self._fit(given, whole), example))
+        return found
+
+    def _fit(self, example: Example, pages: list[Page]) -> Fit:
+        return self._pair(pages) if len(pages) > 1 else self._conversation(example, pages[0])
+
+    def _conversation(self, example: Example, page: Page) -> Fit:
+        if not page.weights.any():
+            raise faults.all_masked()
+        limit = self.rules.max_length
+        if limit is None or len(page) <= limit:
+            return Fit([Strip(page.tokens.ids, page.weights, len(page))])
+        if self.rules.too_long == "drop":
+            return Fit(dropped=True)
+        fitter = Fitter(self.pages, limit)
+        if self.rules.too_long == "split" and example.label is None:
+            return fitter.split(page)
+        last = self.rules.supervise == "last" or example.label is not None
+        return Fit([fitter.cut(page, last)])
+
+    def _pair(self, pages: list[Page]) -> Fit:
+        pair, shared = share_prompt(self.pages, pages)
+        if not all(page.weights.any() for page in pair):
+            raise faults.all_masked()
+        if np.array_equal(pair[0].tokens.ids, pair[1].tokens.ids):
+            raise faults.same_answers(shortened=False)
+        limit = self.rules.max_length
+        if limit is None or max(map(len, pair)) <= limit:
+            return Fit([Strip(page.tokens.ids, page.weights, len(page)) for page in pair])
+        if self.rules.too_long == "drop":
+            return Fit(dropped=True)
+        strips = Fitter(self.pages, limit).cut_pair(pair, shared)
+        if np.array_equal(strips[0].ids, strips[1].ids):
+            raise faults.same_answers(shortened=True)
+        return Fit(strips)
+
+
+def _document(ids: Ids, rules: Rules) -> Fit | faults.Fault:
+    """A document is trained on every token but the first."""
+    limit = rules.max_length
+    if len(ids) < 2:
+        return faults.all_masked()
+    if limit is None or len(ids) <= limit:
+        return Fit([Strip(ids, _ones(ids), len(ids))])
+    if rules.too_long == "drop":
+        return Fit(dropped=True)
+    if limit < 2:
+        return faults.cut_away(limit, len(ids))
+    if rules.too_long == "split":
+        return Fit([Strip(block, _ones(block), len(block)) for block in blocks(ids, limit)], split=True)
+    return Fit([Strip(ids[:limit], _ones(ids[:limit]), len(ids))])
+
+
+def _ones(ids: Ids) -> Any:
+    weights = np.ones(len(ids), dtype=np.float32)
+    weights[:1] = 0
+    return weights
+
+
+def _attempt(make: Any, example: Example) -> Any:
+    try:
+        return make(example)
+    except faults.Fault as fault:
+        return fault
+
+
+def _settle(example: Example, fit: Fit | faults.Fault, account: Account) -> list[Item]:
+    """Note in the account what became of an example, and give its items."""
+    if isinstance(fit, faults.Fault):
+        account.leave_out(example.source, example.where, fit.reason, fit.remedy, example.optional)
+        return []
+    source = account.source(example.source)
+    if fit.dropped:
+        source.dropped.add(example.where)
+        return []
+    if fit.split:
+        source.split.add(example.where)
+    if fit.cut:
+        source.cut.add(example.where)
+    source.sequences += len(fit.strips)
+    source.tokens_cut += fit.unused
+    for strip in fit.strips:
+        source.tokens += len(strip.ids)
+        source.supervised += int(np.count_nonzero(strip.weights))
+        source.tokens_cut += strip.cut
+        source.lengths[strip.length] += 1
+    sequences = [_sequence(strip, example) for strip in fit.strips]
+    if example.kind == "preference":
+        return [Item(tuple(sequences), margin=example.margin)]
+    return [Item((sequence,), label=example.label) for sequence in sequences]
+
+
+def _sequence(strip: Strip, example: Example) -> TokenSequence:
+    ids: Any = strip.ids
+    weights: Any = strip.weights
+    return TokenSequence(ids, weights, example.row, example.where, strip.cut)

@@ -1,0 +1,45 @@
+"""Where thinking lies in a rendered answer, tags and all."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+
+OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
+"""How Qwen3 and DeepSeek write thinking before an answer; used where a template has no key for it."""
+
+_TAG_BEFORE = re.compile(r"<think>\s*\Z")
+_TAG_AFTER = re.compile(r"\s*</think>\s*")
+
+
+def write(thinking: str, content: str) -> str:
+    """Write thinking in front of what is said."""
+    return f"{OPENING}{thinking}{CLOSING}{content}"
+
+
+def tag_before(text: str, place: int) -> int:
+    """Where an opening tag that ends at this place begins; the place itself where there is none."""
+    found = _TAG_BEFORE.search(text, max(0, place - 64), place)
+    return found.start() if found else place
+
+
+def region(text: str, without: str | None, start: int, end: int) -> tuple[int, int]:
+    """The characters that belong to the thinking at `start` up to `end`: what is more than in the text `without` it.
+
+    The tags around it count in any case.
+    """
+    after = _TAG_AFTER.match(text, end)
+    left, right = tag_before(text, start), after.end() if after else end
+    if without is None:
+        return left, right
+    before = _common(text, without)
+    room = min(len(text), len(without)) - before
+    after_all = _common(text[len(text) - room :][::-1], without[len(without) - room :][::-1])
+    more = (before, len(text) - after_all)
+    return (min(left, more[0]), max(right, more[1])) if more[0] <= start and end <= more[1] else (left, right)
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    most = min(len(one), len(other))
+    return bisect_left(range(1, most + 1), True, key=lambda count: one[:count] != other[:count])

@@ -25,7 +25,7 @@ from tunekit import testing, values
 from tunekit.catalog import Catalog, Listing
 from tunekit.hooks import HookSpecs
 from tunekit.plugin import Plugin
-from tunekit.recipe.model import SourceOptions
+from tunekit.recipe.model import MixingOptions, SourceOptions
 
 DOCS = Path(__file__).resolve().parent
 PLUGINS = DOCS.parent / "plugins"
@@ -83,6 +83,11 @@ def source() -> Iterator[str]:
     yield from _options(SourceOptions, "data.")
 
 
+def mixing() -> Iterator[str]:
+    """How several sources become one stream."""
+    yield from _options(MixingOptions, "data.")
+
+
 def options() -> Iterator[str]:
     """The options of every plugin of this repository."""
     for row, plugin in sorted(_plugins(), key=_stages_first):
@@ -102,6 +107,7 @@ REGIONS: Mapping[str, Callable[[], Iterator[str]]] = {
     "published": published,
     "values": value_types,
     "source": source,
+    "mixing": mixing,
     "options": options,
 }
 

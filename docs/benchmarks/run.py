@@ -1,7 +1,7 @@
-"""The fine-tuning benchmark: tunekit, a plain Trainer and TRL on the same rows, interleaved, in one run.
+"""The benchmark: tunekit and its peers on the same work, interleaved, in one run.
 
-Usage: python docs/benchmarks/run.py [--rounds 3] [--steps 12] [--data FILE]. Writes docs/performance.md, the picture
-docs/pictures/sft.png and docs/benchmarks/results.json.
+Usage: python docs/benchmarks/run.py [--only sft|data] [--rounds 3] [--steps 12] [--rows 100000] [--data FILE]. Writes
+docs/performance.md, its pictures and docs/benchmarks/results.json.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -19,58 +18,65 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import data
+import sft
+
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
-NAMES = {"tunekit": "tunekit", "plain": "transformers.Trainer", "trl": "TRL SFTTrainer"}
-WARM_UP = 2
-"""Steps at the start of each process that are not timed: allocators and kernels settle in them."""
-GOALS = {
-    "fp32": {"plain": 1.8, "trl": 2.5},
-    "bf16": {"plain": 2.2, "trl": 2.5},
-    "default": {"plain": 4.0, "trl": None},
-}
+SECTIONS = {"sft": sft, "data": data}
 HEAD = """# Performance
 
-Supervised fine-tuning of SmolLM2-135M-Instruct with LoRA of rank 8 on all linear layers, on rows of
-`alpaca_en_demo.json`, 4 rows per micro-batch, cut at 512 tokens. Every contender trains on the same token ids, the
-same labels and the same initial adapter, in the same order, in a process of its own. The contenders take turns:
-rounds: {rounds}; steps: {steps}, of which the first {warm_up} are not timed; medians over the rounds.
-
-Measured by `nox -s bench` on {machine}, with {versions}.
-
-![Real tokens per second and peak memory](pictures/sft.png)
+Every contender does the same work in a process of its own, and the contenders take turns, so that a slow minute of the
+machine meets all of them. Measured by `nox -s bench` on {machine}, with {versions}.
 """
-FOOT = """
-Real tokens are those of the data; padding does not count. `fp32` and `bf16` give everybody the same dtype; `default`
-is what each does when nothing is said: fp32 for the plain Trainer, bf16 with activation checkpointing for TRL, bf16 for
-tunekit on this processor. Peak memory is that of the whole process, libraries included. The last column is the largest
-difference of any step's loss to tunekit's. The goal is the factor this project set itself.
-"""
-Results = dict[str, dict[str, list[dict[str, Any]]]]
+LIBRARIES = ("tunekit-core", "torch", "transformers", "peft", "trl", "datasets")
 
 
 def main() -> None:
     """Run all contenders, round by round, and write the page."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=SECTIONS, help="measure this section, and keep what is known of the others")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=12, help="optimiser steps of each training")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows that are prepared")
     parser.add_argument("--data", help="alpaca_en_demo.json; without it the file is taken from LLaMA-Factory's sdist")
     parser.add_argument("--draw-only", action="store_true", help="draw again from results.json")
     options = parser.parse_args()
     path = HERE / "results.json"
-    if not options.draw_only:
-        for results in measure(options.data or fetch_data(), options.rounds, options.steps):
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if options.draw_only:
+        write_page(results)
+    else:
+        for name, found in measure(options, options.data or fetch_data()):
+            results.update({name: found, "machine": processor(), "versions": versions()})
             path.write_text(json.dumps(results, indent=1) + "\n")
             write_page(results)
-    else:
-        write_page(json.loads(path.read_text()))
     print((DOCS / "performance.md").read_text())
 
 
+def measure(options: argparse.Namespace, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure each section; all its results so far come after each round."""
+    if options.only in (None, "data"):
+        yield from (("data", found) for found in data.measure(source, options.rounds, options.rows))
+    if options.only in (None, "sft"):
+        yield from (("sft", found) for found in sft.measure(source, options.rounds, options.steps))
+
+
 def write_page(results: dict[str, Any]) -> None:
-    """Draw the picture and write the page."""
-    draw(results["runs"])
-    (DOCS / "performance.md").write_text(page(results))
+    """Draw the pictures and write the page."""
+    (DOCS / "pictures").mkdir(exist_ok=True)
+    libraries = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    parts = [HEAD.format(machine=results["machine"], versions=libraries)]
+    for name, section in SECTIONS.items():
+        if name in results:
+            section.draw(results[name]["runs"])
+            parts.append(section.page(results[name]))
+    (DOCS / "performance.md").write_text("\n".join(parts))
+
+
+def versions() -> dict[str, str]:
+    """Which libraries took part."""
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def fetch_data() -> str:
@@ -85,106 +91,6 @@ def fetch_data() -> str:
         assert extracted is not None, "a file, not a folder"
         (folder / "alpaca_en_demo.json").write_bytes(extracted.read())
     return str(folder / "alpaca_en_demo.json")
-
-
-def measure(data: str, rounds: int, steps: int) -> Iterator[dict[str, Any]]:
-    """Run every contender once per round, so that a slow minute of the machine meets all of them.
-
-    Gives all results so far after each round.
-    """
-    versions = {name: metadata.version(name) for name in ("tunekit-core", "torch", "transformers", "peft", "trl")}
-    runs: Results = {dtype: {name: [] for name in NAMES} for dtype in GOALS}
-    for number in range(rounds):
-        for dtype in GOALS:
-            for name in NAMES:
-                print(f"round {number + 1}, {dtype}, {name}", flush=True)
-                runs[dtype][name].append(one(name, dtype, data, steps))
-        yield {"runs": runs, "steps": steps, "machine": processor(), "versions": versions}
-
-
-def one(name: str, dtype: str, data: str, steps: int) -> dict[str, Any]:
-    """Run one contender in its own process."""
-    command = [sys.executable, str(HERE / "contenders.py"), name, dtype, "--data", data, "--steps", str(steps)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def speed(runs: list[dict[str, Any]]) -> float:
-    """Real tokens per second: the median over rounds."""
-    return statistics.median(
-        sum(step["tokens"] for step in run["steps"][WARM_UP:]) / sum(step["seconds"] for step in run["steps"][WARM_UP:])
-        for run in runs
-    )
-
-
-def memory(runs: list[dict[str, Any]]) -> float:
-    """Peak memory in bytes: the median over rounds."""
-    return statistics.median(run["peak_bytes"] for run in runs)
-
-
-def difference(runs: dict[str, list[dict[str, Any]]], name: str) -> float:
-    """The largest difference to tunekit's loss in any step."""
-    pairs = zip(runs["tunekit"][0]["steps"], runs[name][0]["steps"], strict=True)
-    return max(abs(ours["loss"] - theirs["loss"]) for ours, theirs in pairs)
-
-
-def page(results: dict[str, Any]) -> str:
-    """The page of the manual."""
-    runs: Results = results["runs"]
-    rounds = len(runs["fp32"]["tunekit"])
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    lines = [
-        HEAD.format(
-            rounds=rounds, steps=results["steps"], warm_up=WARM_UP, versions=versions, machine=results["machine"]
-        ),
-        "| dtype | contender | real tokens/s | tunekit is faster by | goal | peak memory | our share | loss differs |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for dtype, contenders in runs.items():
-        lines += [row(dtype, name, contenders) for name in NAMES]
-    return "\n".join([*lines, FOOT])
-
-
-def row(dtype: str, name: str, contenders: dict[str, list[dict[str, Any]]]) -> str:
-    """One row of the table."""
-    rate, peak = speed(contenders[name]), memory(contenders[name])
-    if name == "tunekit":
-        cells = ["", "", f"{peak / 2**30:.2f} GiB", "", ""]
-    else:
-        goal = GOALS[dtype][name]
-        cells = [
-            f"{speed(contenders['tunekit']) / rate:.2f}x",
-            f"{goal}x" if goal else "",
-            f"{peak / 2**30:.2f} GiB",
-            f"{memory(contenders['tunekit']) / peak:.0%}",
-            f"{difference(contenders, name):.1e}",
-        ]
-    return f"| {dtype} | {NAMES[name]} | {rate:,.0f} | " + " | ".join(cells) + " |"
-
-
-def draw(runs: Results) -> None:
-    """Bars of speed and memory, grouped by dtype."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    colours = {"tunekit": "#0b7a75", "plain": "#b8b8b8", "trl": "#7d8597"}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    charts = (("real tokens per second", speed, 1.0, "{:.0f}"), ("peak memory, GiB", memory, 2.0**30, "{:.1f}"))
-    for axes, (title, value, unit, style) in zip(figure.subplots(1, 2), charts, strict=True):
-        for offset, name in enumerate(NAMES):
-            places = [index + 0.27 * (offset - 1) for index in range(len(runs))]
-            heights = [value(contenders[name]) / unit for contenders in runs.values()]
-            bars = axes.bar(places, heights, 0.25, color=colours[name], label=NAMES[name])
-            axes.bar_label(bars, [style.format(height) for height in heights], fontsize=8, padding=2)
-        axes.set_xticks(range(len(runs)), list(runs))
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, fontsize=9)
-    (DOCS / "pictures").mkdir(exist_ok=True)
-    figure.savefig(DOCS / "pictures" / "sft.png", dpi=150)
 
 
 def processor() -> str:

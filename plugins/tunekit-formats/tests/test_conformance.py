@@ -9,7 +9,7 @@ from typing import Any
 
 from tunekit.testing import FormatSuite, ReaderSuite
 from tunekit.values import Source
-from tunekit_formats import Alpaca, Files, OpenAi, ShareGpt, Text
+from tunekit_formats import Alpaca, Files, Kto, OpenAi, Preference, ShareGpt, Text
 
 
 class TestFiles(ReaderSuite):
@@ -32,7 +32,8 @@ class TestAlpaca(FormatSuite):
     plugin = Alpaca()
     rows = (
         {"instruction": "Add.", "input": "2, 3", "output": "5"},
-        {"instruction": "Greet.", "input": "", "output": "Hello."},
+        {"instruction": "Greet.", "input": "", "output": "<think>\nWarmly.\n</think>\n\nHello."},
+        {"instruction": "<image>What is this?", "output": "A river.", "images": ["river.png"]},
     )
     bad_rows = ({"instruction": "Add.", "output": 5}, {"instruction": "", "output": "5"}, {"instruction": "Add."})
 
@@ -44,6 +45,15 @@ class TestShareGpt(FormatSuite):
         {
             "conversations": [{"from": "user", "value": "2 + 3"}, {"from": "assistant", "value": "5"}],
             "system": "Short.",
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "2 + 3"},
+                {"from": "function_call", "value": '{"name": "add", "arguments": {"numbers": [2, 3]}}'},
+                {"from": "observation", "value": "5"},
+                {"from": "gpt", "value": "It is 5."},
+            ],
+            "tools": '[{"name": "add", "parameters": {"type": "object"}}]',
         },
     )
     bad_rows = (
@@ -58,11 +68,65 @@ class TestOpenAi(FormatSuite):
     rows = (
         {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]},
         {"messages": [{"role": "user", "content": "2 + 3"}, {"role": "assistant", "content": "5", "weight": 0.5}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "1", "function": {"name": "look", "arguments": "{}"}}],
+                },
+                {"role": "tool", "content": "A river.", "tool_call_id": "1"},
+                {"role": "assistant", "content": "A river."},
+            ],
+            "tools": [{"type": "function", "function": {"name": "look"}}],
+        },
     )
     bad_rows = (
         {"messages": [{"role": "user", "content": "Hi"}]},
         {"messages": [{"role": "assistant", "content": ""}]},
         {"messages": None},
+    )
+
+
+class TestPreference(FormatSuite):
+    plugin = Preference()
+    rows = (
+        {"prompt": "2 + 3", "chosen": "5", "rejected": "6", "margin": 0.5},
+        {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "Hello.", "rejected": "What?"},
+    )
+    bad_rows = (
+        {"prompt": "2 + 3", "chosen": "5", "rejected": "5"},
+        {"prompt": "2 + 3", "chosen": "5", "rejected": None},
+        {"chosen": "5", "rejected": "6"},
+    )
+
+
+class TestPreferenceOfWholeConversations(FormatSuite):
+    plugin = Preference()
+    rows = (
+        {
+            "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}],
+            "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "What?"}],
+        },
+    )
+    bad_rows = (
+        {"chosen": "5", "rejected": "6"},
+        {"chosen": [{"role": "user", "content": "Hi"}], "rejected": [{"role": "user", "content": "Hello"}]},
+        {"chosen": [], "rejected": [{"role": "assistant", "content": "Hello."}]},
+    )
+
+
+class TestKto(FormatSuite):
+    plugin = Kto()
+    rows = (
+        {"prompt": "2 + 3", "completion": "5", "label": True},
+        {"prompt": "2 + 3", "completion": "6", "label": False},
+    )
+    bad_rows = (
+        {"prompt": "2 + 3", "completion": "5", "label": None},
+        {"prompt": "2 + 3", "completion": "", "label": True},
+        {"prompt": "2 + 3", "label": True},
     )
 
 

@@ -64,8 +64,7 @@ def _pair(row: Row, name: str | None, style: Style, pictures: Pictures) -> tuple
         raise Unusable("of chosen and rejected one is an answer, one a whole conversation", "write both alike")
     if all(whole):
         prompt, chosen, rejected = _part(prompt, chosen, rejected)
-    for turns in (chosen, rejected):
-        _require_answer(turns)
+    _require_answers(chosen, rejected)
     if not prompt:
         raise Unusable("there is no prompt", "add a column prompt, or write chosen and rejected as whole conversations")
     return prompt, chosen, rejected
@@ -88,11 +87,12 @@ def _part(told: Turns, chosen: Turns, rejected: Turns) -> tuple[Turns, Turns, Tu
     return prompt, chosen[count:], rejected[count:]
 
 
-def _require_answer(turns: Turns) -> None:
-    if not turns:
-        raise Unusable("one of chosen and rejected ends where the other goes on", "write both to the end of an answer")
-    if turns[0].role != "assistant":
-        remedy = f"leave the row out (found a turn of the {turns[0].role})"
+def _require_answers(chosen: Turns, rejected: Turns) -> None:
+    if not chosen or not rejected:
+        raise Unusable("one of chosen and rejected holds no answer of its own", "write both to the end of an answer")
+    other = next((turns[0].role for turns in (chosen, rejected) if turns[0].role != "assistant"), None)
+    if other is not None:
+        remedy = f"leave the row out (found a turn of the {other})"
         raise Unusable("chosen and rejected do not part with an answer of the assistant", remedy)
 
 

@@ -72,13 +72,13 @@ _CALL = 'write {"name": ..., "arguments": {...}}'
 
 def _arguments(value: Any, place: str) -> Mapping[str, Any]:
     """An object, or JSON text of one; null and empty text mean none."""
-    name = "the arguments of a tool call"
+    name = "the arguments object of a tool call"
     if isinstance(value, str):
         value = parse(value, name, place) if value.strip() else None
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise Unusable(f"{name} are {kind(value)}, expected an object", _CALL, place)
+        raise Unusable(f"{name} is {kind(value)}, expected an object", _CALL, place)
     arguments: Mapping[str, Any] = plain(value, name, place)
     return arguments
 

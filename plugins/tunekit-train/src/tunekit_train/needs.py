@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .cross_entropy import token_log_probs_
@@ -23,6 +24,14 @@ class TokenScores:
     weights: Tensor
     owners: Tensor
 
+    def sums(self, count: int) -> Tensor:
+        """The weighted log-probability of each of `count` sequences, fp32 [sequences]."""
+        return _per_sequence(self.weights * self.log_probs, self.owners, count)
+
+    def sizes(self, count: int) -> Tensor:
+        """The weights of each of `count` sequences summed, fp32 [sequences]: its supervised tokens, where all weigh 1."""
+        return _per_sequence(self.weights, self.owners, count)
+
 
 @dataclass(frozen=True)
 class TokenLogProbs(Need[TokenScores]):
@@ -32,3 +41,7 @@ class TokenLogProbs(Need[TokenScores]):
         layout = forward.layout
         logits = forward.logits(layout.positions)
         return TokenScores(token_log_probs_(logits, layout.targets), layout.weights, layout.owners)
+
+
+def _per_sequence(values: Tensor, owners: Tensor, count: int) -> Tensor:
+    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, owners, values)

@@ -29,7 +29,7 @@ class TokenScores:
         return _per_sequence(self.weights * self.log_probs, self.owners, count)
 
     def sizes(self, count: int) -> Tensor:
-        """The weights of each of `count` sequences summed, fp32 [sequences]: its supervised tokens, where all weigh 1."""
+        """The summed weights of each of `count` sequences, fp32 [sequences]: their supervised tokens where all weigh 1."""
         return _per_sequence(self.weights, self.owners, count)
 
 

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from .values import DataEstimate, Estimate, Plan
 
 
+class Drawing(Protocol):
+    """Anything that draws itself in a terminal and in a notebook."""
+
+    def __rich__(self) -> Any: ...
+
+    def _repr_html_(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Section:
-    """One table: a title, the column names (none: two columns of fact and value), and rows of text."""
+    """One table: a title, the column names (none: two columns of fact and value), and rows of text.
+
+    The columns named in `numbers` stand to the right; `note` is said below the table.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[str] = frozenset()
+    note: str = ""
+
+    def __rich__(self) -> Any:
+        return _rich_table(self)
+
+    def _repr_html_(self) -> str:
+        return _html_table(self)
 
 
 def plan_sections(plan: Plan) -> tuple[Section, ...]:
@@ -33,16 +52,16 @@ def plan_sections(plan: Plan) -> tuple[Section, ...]:
     return tuple(sections)
 
 
-def terminal(sections: Iterable[Section]) -> Any:
-    """Draw sections as one rich renderable."""
+def terminal(drawings: Iterable[Drawing]) -> Any:
+    """Draw tables, and whatever else, as one rich renderable."""
     from rich.console import Group
 
-    return Group(*(_rich_table(section) for section in sections))
+    return Group(*(drawing.__rich__() for drawing in drawings))
 
 
-def html(sections: Iterable[Section]) -> str:
-    """Draw sections as HTML that fits a notebook's own style."""
-    return "<div class='tunekit-plan'>" + "".join(_html_table(section) for section in sections) + "</div>"
+def html(drawings: Iterable[Drawing]) -> str:
+    """Draw tables, and whatever else, as HTML that fits a notebook's own style."""
+    return "<div class='tunekit-plan'>" + "".join(drawing._repr_html_() for drawing in drawings) + "</div>"
 
 
 def count(number: float) -> str:
@@ -90,21 +109,22 @@ def _steps(plan: Plan) -> Section:
 
 
 def _data(parts: Sequence[DataEstimate]) -> Section:
-    columns = ("stage", "rows", "tokens in sample", "supervised", "padding saved", "longest", "cut", "steps")
-    rows = tuple(
-        (
-            part.stage,
-            "many" if part.rows is None else f"{part.rows:,}",
-            f"{part.tokens:,} in {part.sampled:,} rows",
-            f"{part.supervised:.0%}",
-            f"{part.padding:.0%}",
-            f"{part.longest:,}",
-            f"{part.too_long:,}",
-            f"{part.steps:,}",
-        )
-        for part in parts
-    )
-    return Section("Data", columns, rows)
+    """One column for each stage: what became of the sampled rows, and what the tokens of those kept look like."""
+    facts: dict[str, Callable[[DataEstimate], str]] = {
+        "rows": lambda part: "many" if part.rows is None else f"{part.rows:,}",
+        "looked at": lambda part: f"{part.sampled:,}",
+        "kept": lambda part: f"{part.sampled - part.left_out:,}",
+        "left out": lambda part: f"{part.left_out:,}",
+        "cut": lambda part: f"{part.too_long:,}",
+        "tokens": lambda part: f"{part.tokens:,}",
+        "supervised": lambda part: f"{part.supervised:.0%}",
+        "longest": lambda part: f"{part.longest:,}",
+        "padding saved": lambda part: f"{part.padding:.0%}",
+        "optimiser steps": lambda part: f"{part.steps:,}",
+    }
+    stages = tuple(part.stage for part in parts)
+    rows = tuple((name, *(tell(part) for part in parts)) for name, tell in facts.items())
+    return Section("Data, from a sample", ("", *stages), rows, frozenset(stages), "`tunekit data` looks at every row")
 
 
 def _parameters(estimate: Estimate) -> Section:
@@ -130,27 +150,36 @@ def _rich_table(section: Section) -> Any:
 
     table = Table(title=section.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.show_header = bool(section.columns)
+    if section.note:
+        table.caption, table.caption_justify, table.caption_style = Text(section.note), "left", "dim"
     for number, column in enumerate(section.columns or _plain_columns(section)):
-        table.add_column(column, style="cyan" if number == 0 else "", overflow="fold")
+        right = column in section.numbers
+        table.add_column(
+            column, style="cyan" if number == 0 else "", overflow="fold", justify="right" if right else "left"
+        )
     for row in section.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
 
 
 def _html_table(section: Section) -> str:
+    columns = section.columns or _plain_columns(section)
     return "".join(
         [
             f"<h4>{escape(section.title)}</h4><table>",
-            f"<tr>{''.join(_cells('th', section.columns))}</tr>" if section.columns else "",
-            *(f"<tr>{''.join(_cells('td', row))}</tr>" for row in section.rows),
+            f"<tr>{''.join(_cells('th', columns, columns, section.numbers))}</tr>" if section.columns else "",
+            *(f"<tr>{''.join(_cells('td', row, columns, section.numbers))}</tr>" for row in section.rows),
             "</table>",
+            f"<p style='opacity: .7'>{escape(section.note)}</p>" if section.note else "",
         ]
     )
 
 
-def _cells(tag: str, cells: Sequence[str]) -> Iterator[str]:
-    for cell in cells:
-        yield f"<{tag} style='text-align: left'>{escape(cell).replace(chr(10), '<br>')}</{tag}>"
+def _cells(tag: str, cells: Sequence[str], columns: Sequence[str], numbers: frozenset[str]) -> Iterator[str]:
+    for cell, column in zip(cells, columns, strict=True):
+        side = "right" if column in numbers else "left"
+        text = escape(cell).replace(chr(10), "<br>")
+        yield f"<{tag} style='text-align: {side}; vertical-align: top'>{text}</{tag}>"
 
 
 def _plain_columns(section: Section) -> tuple[str, ...]:

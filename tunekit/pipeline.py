@@ -8,6 +8,7 @@ from typing import Any
 
 from . import engine
 from .catalog import Catalog
+from .data import DataReport, report_data
 from .engine import Watcher
 from .errors import Problem, RecipeError
 from .plan import add_estimate, make_plan
@@ -56,6 +57,14 @@ class Pipeline:
         """
         plan = make_plan(self.recipe, self.catalog)
         return add_estimate(plan) if estimate else plan
+
+    def data(self, stage: int | str | None = None, limit: int | None = None) -> DataReport:
+        """Prepare the data of every stage, or of one by name or number from 0, to look at; no weight is loaded.
+
+        `limit`: only the first so many rows of each source. Rows that cannot be used are shown, not raised; `ok` says
+        whether a run would start.
+        """
+        return report_data(make_plan(self.recipe, self.catalog), stage, limit)
 
     def explain(self) -> str:
         """The plan as plain text."""

@@ -2,14 +2,19 @@
 
 from .mixing import Interleaved, shuffle_buffer
 from .reading import count_rows, open_examples
+from .report import DataReport, report_data
+from .stage_data import StageData
 from .surroundings import cache_folder, load_tokenizer, preparing
 
 __all__ = [
+    "DataReport",
     "Interleaved",
+    "StageData",
     "cache_folder",
     "count_rows",
     "load_tokenizer",
     "open_examples",
     "preparing",
+    "report_data",
     "shuffle_buffer",
 ]

@@ -97,9 +97,9 @@ def padding_share(items: Iterable[Sequence[int]], rows: int) -> float:
 
 
 def packing_share(lengths: Iterable[int], limit: int) -> float:
-    """The share of positions filled where sequences are put into rows of `limit` tokens, each into the row that is open.
+    """The share of positions filled where sequences are laid into rows of `limit` tokens, in their order.
 
-    That is next fit: a sequence that does not fit closes the row. What is longer than the limit is counted as cut.
+    That is next fit: a sequence that does not fit into the open row closes it. A longer one is counted as cut.
     """
     packs, room, tokens = 0, 0, 0
     for length in (min(length, limit) for length in lengths):

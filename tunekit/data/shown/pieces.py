@@ -18,8 +18,8 @@ MARKS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
 class Piece:
     """The least run of tokens that is whole characters: nearly always one token.
 
-    `text` is what it stands for, `start` the place of its first token in the sequence, `weights` are the loss weights of
-    its tokens as targets. `special`: one of the tokenizer's special tokens.
+    `text` is what it stands for, `start` the place of its first token in the sequence, `weights` are the loss weights
+    of its tokens as targets. `special`: one of the tokenizer's special tokens.
     """
 
     text: str
@@ -72,7 +72,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 def _whole(
     tokenizer: Any, ids: Sequence[int], start: int, before: Sequence[int], special: frozenset[int]
 ) -> tuple[str, int]:
-    """The text of the token at `start`, with as many after it as it takes to be whole characters, and where they end."""
+    """The text of the token at `start` and of those after it that it takes to be whole characters; where they end."""
     first = _text(tokenizer, ids[start : start + 1], before)
     if ids[start] in special or BROKEN not in first:
         return first, start + 1

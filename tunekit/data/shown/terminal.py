@@ -1,0 +1,99 @@
+"""Examples token by token in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.style import Style
+from rich.text import Text
+
+from .examples import Gap, Shown, ShownSequence
+from .pieces import Piece
+
+if TYPE_CHECKING:
+    Colour = tuple[int, int, int]
+
+PALE, FULL, MORE, LESS = (228, 240, 190), (110, 205, 140), (245, 175, 100), (240, 130, 130)
+"""Backgrounds of a supervised token: nearly no weight, weight 1, more than 1, less than 0."""
+INK = "#101010"
+BORDER, OPEN, CLOSE = "│", "⟦", "⟧"
+
+
+def draw(shown: Shown, plain: bool = False) -> Iterator[RenderableType]:
+    """Draw all items. `plain`: without colour, with brackets around what is supervised."""
+    if shown.items:
+        yield _legend(shown, plain)
+    for item in shown.items:
+        yield Text()
+        yield Rule(
+            Text(" · ".join((f"{item.stage}: {item.where}", *item.facts)), style="bold"), align="left", style="dim"
+        )
+        for sequence in item.sequences:
+            name = f"{sequence.name}: " if sequence.name else ""
+            yield Text(f"{name}{sequence.facts}", style="italic")
+            yield Padding(_plain(sequence) if plain else _coloured(sequence), (0, 0, 0, 2))
+    for note in shown.notes:
+        yield Text(note, style="yellow")
+
+
+def _legend(shown: Shown, plain: bool) -> Text:
+    if plain:
+        return Text(f"{OPEN}supervised{CLOSE}; {BORDER} between tokens; ⏎ new line, ⇥ tab")
+    legend = Text()
+    for number, weight in enumerate(shown.weights[:6]):
+        legend.append("  " if number else "").append(
+            f" weight {weight:g} ", Style(bgcolor=_background(weight, 0), color=INK)
+        )
+    if shown.weights:
+        legend.append("  ")
+    legend.append("no loss", "dim").append("  ").append("special", "bold magenta")
+    return legend.append("  ⏎ new line  ⇥ tab").append("  shades alternate from token to token", "dim")
+
+
+def _coloured(sequence: ShownSequence) -> Text:
+    text = Text(overflow="fold")
+    for number, part in enumerate(sequence.parts):
+        if isinstance(part, Gap):
+            text.append(f"\n{part}\n" if number else f"{part}\n", "italic yellow")
+        else:
+            text.append(part.visible, _style(part, number % 2))
+    return text
+
+
+def _plain(sequence: ShownSequence) -> Text:
+    text, inside = Text(overflow="fold"), False
+    for number, part in enumerate(sequence.parts):
+        supervised = isinstance(part, Piece) and bool(part.weight)
+        if inside and not supervised:
+            text.append(CLOSE)
+        elif number and not (supervised and not inside):
+            text.append(BORDER)
+        if supervised and not inside:
+            text.append(OPEN)
+        inside = supervised
+        text.append(part.visible if isinstance(part, Piece) else f"\n{part}\n")
+    return text.append(CLOSE) if inside else text
+
+
+def _style(piece: Piece, odd: int) -> Style:
+    if piece.weight:
+        return Style(bgcolor=_background(piece.weight, odd), color=INK, bold=piece.special)
+    if piece.special:
+        return Style(color="magenta", bold=True)
+    return Style(dim=True, underline=bool(odd))
+
+
+def _background(weight: float, odd: int) -> str:
+    """The shade of a weight; every other token is a little lighter."""
+    colour = _mixed(PALE, FULL, weight) if 0 < weight <= 1 else MORE if weight > 1 else LESS
+    red, green, blue = _mixed(colour, (255, 255, 255), 0.35) if odd else colour
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _mixed(first: Colour, second: Colour, share: float) -> Colour:
+    red, green, blue = (round(one + (other - one) * share) for one, other in zip(first, second, strict=True))
+    return red, green, blue

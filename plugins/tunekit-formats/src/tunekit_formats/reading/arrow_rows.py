@@ -17,29 +17,32 @@ BATCH = 1024
 """Rows turned into Python values at a time."""
 
 
+Opened = tuple[tuple[str, ...], Iterator[Any]]
+"""The columns and the batches."""
+
+
 def read_parquet(blob: Blob) -> Pass:
     """The rows of a Parquet file."""
-    with _parquet(blob) as file:
-        yield from _rows(file.iter_batches(batch_size=BATCH), blob)
+    with _parquet(blob) as (_, batches):
+        yield from _rows(batches, blob)
 
 
 def parquet_columns(blob: Blob) -> tuple[str, ...]:
     """The columns that the end of a Parquet file names."""
-    with _parquet(blob) as file:
-        return _unique(file.schema_arrow.names, blob)
+    with _parquet(blob) as (columns, _):
+        return columns
 
 
 def read_arrow(blob: Blob) -> Pass:
     """The rows of an Arrow stream or an Arrow file; Feather is the latter."""
     with _arrow(blob) as (_, batches):
-        pieces = (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
-        yield from _rows(pieces, blob)
+        yield from _rows(batches, blob)
 
 
 def arrow_columns(blob: Blob) -> tuple[str, ...]:
     """The columns that an Arrow stream or file names."""
-    with _arrow(blob) as (schema, _):
-        return _unique(schema.names, blob)
+    with _arrow(blob) as (columns, _):
+        return columns
 
 
 def import_pyarrow(name: str, module: str = "pyarrow") -> Any:
@@ -52,22 +55,22 @@ def import_pyarrow(name: str, module: str = "pyarrow") -> Any:
 
 
 @contextmanager
-def _parquet(blob: Blob) -> Iterator[Any]:
+def _parquet(blob: Blob) -> Iterator[Opened]:
     parquet = import_pyarrow(blob.name, "pyarrow.parquet")
     with jumping(blob) as stream:
         try:
             file = parquet.ParquetFile(stream if blob.path is None else blob.path)
+            names = file.schema_arrow.names
         except _failures() as error:
             raise data_error(
                 blob.name, f"is not Parquet: {_first(error)}", "check that the file is complete"
             ) from error
         with file:
-            yield file
+            yield _unique(names, blob), file.iter_batches(batch_size=BATCH)
 
 
 @contextmanager
-def _arrow(blob: Blob) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """The schema and the batches."""
+def _arrow(blob: Blob) -> Iterator[Opened]:
     arrow, ipc = import_pyarrow(blob.name), import_pyarrow(blob.name, "pyarrow.ipc")
     with jumping(blob) as stream, _native(arrow, stream, blob) as file:
         start = file.read(6)
@@ -76,12 +79,17 @@ def _arrow(blob: Blob) -> Iterator[tuple[Any, Iterator[Any]]]:
             raise data_error(blob.name, "is Feather of version 1", "write it as version 2, or as Parquet")
         try:
             reader = ipc.open_file(file) if start == b"ARROW1" else ipc.open_stream(file)
+            names = reader.schema.names
         except _failures() as error:
             raise data_error(blob.name, f"is not Arrow: {_first(error)}", "check that the file is complete") from error
-        if start == b"ARROW1":
-            yield reader.schema, (reader.get_batch(index) for index in range(reader.num_record_batches))
-        else:
-            yield reader.schema, iter(reader)
+        yield _unique(names, blob), _pieces(reader)
+
+
+def _pieces(reader: Any) -> Iterator[Any]:
+    """The batches of a stream or a file in small pieces, since a batch may be as long as it likes."""
+    is_file = hasattr(reader, "num_record_batches")
+    batches = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
+    return (batch.slice(start, BATCH) for batch in batches for start in range(0, batch.num_rows, BATCH))
 
 
 def _native(arrow: Any, stream: Any, blob: Blob) -> Any:
@@ -93,7 +101,7 @@ def _rows(batches: Iterator[Any], blob: Blob) -> Pass:
     while True:
         try:
             batch = next(batches, None)
-            rows = [] if batch is None else batch.to_pylist()
+            rows = [] if batch is None else _values(batch)
         except _failures() as error:
             raise data_error(blob.name, f"is not whole: {_first(error)}", "check that the file is complete") from error
         if batch is None:
@@ -101,6 +109,13 @@ def _rows(batches: Iterator[Any], blob: Blob) -> Pass:
         for number, values in enumerate(rows, before + 1):
             yield Row(number, f"{blob.name}, row {number}", values)
         before += len(rows)
+
+
+def _values(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch, which is checked first: reading through wrong offsets would end the process."""
+    batch.validate(full=True)
+    rows: list[dict[str, Any]] = batch.to_pylist()
+    return rows
 
 
 def _unique(names: list[str], blob: Blob) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from typing import BinaryIO
 
 from tunekit.errors import DataError
@@ -14,6 +15,8 @@ from .json_values import DECODER, row_of, why
 from .lines import not_utf8
 from .tables import Pass
 
+_after_blanks = re.compile(r"[ \t\r\n]*").match
+
 MARGIN = 16
 """Characters at the end of a piece of text within which a word or a number may be cut off."""
 
@@ -22,7 +25,8 @@ def read_list(blob: Blob) -> Pass:
     """The items of a list. Raises DataError where it is broken: where the next item starts cannot be known."""
     with blob.open() as stream:
         text = _Text(stream, blob.name)
-        text.expect("[")
+        text.peek()  # the bracket that made it a list
+        text.step()
         number = 0
         more = text.peek() != "]"
         while more:
@@ -30,10 +34,10 @@ def read_list(blob: Blob) -> Pass:
             yield row_of(text.value(), number, blob.name, f"{blob.name}, row {number}")
             more = text.peek() == ","
             if more:
-                text.expect(",")
+                text.step()
         if text.peek() != "]":
             raise text.error(ValueError("expected a comma or the end of the list"))
-        text.expect("]")
+        text.step()
         if text.peek():
             raise text.error(ValueError("there is more after the end of the list"))
 
@@ -50,18 +54,14 @@ class _Text:
     def peek(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            piece, at = self._piece, self._at
-            while at < len(piece) and piece[at] in " \t\r\n":
-                at += 1
-            self._at = at
-            if at < len(piece):
-                return piece[at]
+            self._at = _after_blanks(self._piece, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._piece):
+                return self._piece[self._at]
             if not self._read_on():
                 return ""
 
-    def expect(self, mark: str) -> None:
-        """Step over one character."""
-        assert self.peek() == mark
+    def step(self) -> None:
+        """Step over the character that was peeked at."""
         self._at += 1
 
     def value(self) -> object:

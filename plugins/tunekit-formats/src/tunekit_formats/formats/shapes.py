@@ -140,9 +140,14 @@ def _prompts(columns: Collection[str]) -> list[str]:
 
 
 def _judges(head: list[Mapping[str, Any]], name: str) -> bool:
-    """Whether a column calls answers good or bad; `label` may be a class of another kind."""
+    """Whether a column calls answers good or bad: most values are true or false, or all are 0 or 1.
+
+    A `label` may be a class of another kind, a `kto_tag` may not.
+    """
     values = [row[name] for row in head if row.get(name) is not None]
-    return bool(values) and (name == "kto_tag" or all(as_label(value) is not None for value in values))
+    labels = [value for value in values if as_label(value) is not None]
+    clear = [value for value in labels if isinstance(value, bool) or str(value).strip().isalpha()]
+    return bool(values) and (name == "kto_tag" or len(labels) == len(values) or 2 * len(clear) >= len(values))
 
 
 def _style(rows: Rows, head: list[Mapping[str, Any]], *columns: str | None) -> Style:

@@ -69,10 +69,17 @@ class Fences:
     def _control_text(self) -> re.Pattern[str]:
         return re.compile(_alternatives(self.control))
 
+    @cached_property
+    def _beginnings(self) -> tuple[str, ...]:
+        """Letters of which a text has one where it has a control token; looking for these first is fast."""
+        return tuple({token[0] for token in self.control if token})
+
     def fence(self, text: str) -> str:
         """Put fences around the control tokens in a text. Raises Fault where it holds private characters itself."""
         if not text.isascii() and _RESERVED.search(text):
             raise faults.reserved()
+        if not any(letter in text for letter in self._beginnings):
+            return text
         return self._control_text.sub(rf"{OPEN}\g<0>{CLOSE}", text)
 
     def fence_value(self, value: Any) -> Any:

@@ -65,13 +65,18 @@ class ChatTemplate(Plugin[ChatTemplateConfig]):
 
     def _template(self) -> Template:
         if self.config.file is not None:
-            text = Path(self.config.file).read_text(encoding="utf-8")
-            return Template(self.config.file, text)
+            return Template(self.config.file, self._read(Path(self.config.file)))
         template = TEMPLATES.load(str(self.config.name))
         if not isinstance(template, Template):
             message = f"{self.config.name} is offered as {template!r}, no Template"
             raise PlanError([Problem(self._where, message, "point its entry at a tunekit_templates.Template")])
         return template
+
+    def _read(self, file: Path) -> str:
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise PlanError([Problem(self._where, f"{file} is no text in UTF-8", "save it as UTF-8")]) from error
 
 
 class ToolsConfig(PluginConfig):

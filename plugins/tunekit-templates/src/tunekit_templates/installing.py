@@ -14,7 +14,7 @@ from .template import Template
 
 PROBE = "tunekit probes this template"
 """An answer that stands in no template."""
-_PIN = r"\{% set \w+ = '[^']*' \+%\}"
+_PIN = r'\{% set \w+ = "[^"]*" \+%\}'
 
 
 def install_(tokenizer: Any, template: Template, where: str) -> Report:
@@ -135,7 +135,7 @@ def _with_pins(tokenizer: Any, template: Template, end: str) -> str:
         pins["bos_token"] = ""
     if "eos_token" in template.text and special.get("eos_token", end) != end:
         pins["eos_token"] = special["eos_token"]
-    return "".join(f"{{% set {name} = '{token}' +%}}" for name, token in pins.items()) + template.text
+    return "".join(f'{{% set {name} = "{token}" +%}}' for name, token in pins.items()) + template.text
 
 
 def _begins(tokenizer: Any) -> bool:

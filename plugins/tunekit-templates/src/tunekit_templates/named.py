@@ -17,9 +17,7 @@ _LLAMA3 = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 _GEMMA = ("<start_of_turn>", "<end_of_turn>")
 _DEEPSEEK = ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>")  # noqa: RUF001
 
-CHATML = _template(
-    "chatml", "ChatML, as SmolLM2 and Yi use it, without a system message of its own", "<|im_end|>", *_IM
-)
+CHATML = _template("chatml", "SmolLM2, Yi, Hermes", "<|im_end|>", *_IM)
 QWEN25 = _template("qwen2.5", "Qwen/Qwen2.5-7B-Instruct", "<|im_end|>", *_IM)
 QWEN3 = _template("qwen3", "Qwen/Qwen3-8B", "<|im_end|>", *_IM)
 PHI3 = _template(

@@ -84,7 +84,7 @@ CALLING = {"role": "assistant", "content": None}
         ("preference", {"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
         ("preference", {"prompt": "", **CHOICE}, "column prompt is empty"),
         ("preference", {"prompt": [], **CHOICE}, "there is no prompt"),
-        ("preference", CHOICE, "there is no prompt; add a column prompt, or write chosen and rejected as whole"),
+        ("preference", CHOICE, "there is no prompt; say which column it is, as in `columns: {prompt: question}`"),
         ("preference", {"prompt": "q", "chosen": "a", "rejected": None}, "column rejected is null, expected a list of"),
         ("preference", {"prompt": "q", "chosen": "a", "rejected": " "}, "column rejected is empty"),
         ("preference", {"prompt": "q", "chosen": [USER, ASSISTANT], "rejected": "b"}, "one is an answer, one a whole"),

@@ -90,6 +90,7 @@ def test_a_few_bad_rows_do_not_hide_the_shape_of_the_rest(recognised: Any) -> No
     (results,) = recognised([{"instruction": "q"}, PAIR]).values()
     assert [type(result) for result in results] == [BadRow, Example]
     assert list(recognised([{"messages": None}, {"messages": [HUMAN, GPT]}])) == ["sharegpt"]
+    assert list(recognised([{"messages": ["junk"]}, {"messages": [HUMAN, GPT]}])) == ["sharegpt"]
     assert list(recognised([PAIR, {"text": "a"}, {"text": "b"}])) == ["text"]
     labelled = {"messages": [USER, ASSISTANT], "label": True}
     (results,) = recognised([{"messages": [USER, ASSISTANT]}, labelled, labelled]).values()

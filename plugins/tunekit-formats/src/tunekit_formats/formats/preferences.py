@@ -31,6 +31,10 @@ SCORES = (
 )
 """Columns whose difference is the margin."""
 
+_NO_PROMPT = (
+    "say which column it is, as in `columns: {prompt: question}`, or write chosen and rejected as whole conversations"
+)
+
 
 def read(rows: Rows, shape: Shape) -> Iterator[Example | BadRow]:
     """Make one preference of each row, or say why not."""
@@ -66,7 +70,7 @@ def _pair(row: Row, name: str | None, style: Style, pictures: Pictures) -> tuple
         prompt, chosen, rejected = _part(prompt, chosen, rejected)
     _require_answers(chosen, rejected)
     if not prompt:
-        raise Unusable("there is no prompt", "add a column prompt, or write chosen and rejected as whole conversations")
+        raise Unusable("there is no prompt", _NO_PROMPT)
     return prompt, chosen, rejected
 
 

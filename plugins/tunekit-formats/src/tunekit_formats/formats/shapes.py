@@ -2,7 +2,7 @@
 
 The shape that most of the first rows have is that of the source, so that a few bad rows do not hide it. A list of turns
 is called `messages` or `conversations`; whether its turns are `role` and `content` (openai) or `from` and `value`
-(sharegpt) is read from the first turn, and where that says nothing the name of the column decides.
+(sharegpt) is read from the first turn that tells, and where none does the name of the column decides.
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ def _style(rows: Rows, head: list[Mapping[str, Any]], *columns: str | None) -> S
     """How turns are written in these columns. Tags belong to ShareGPT's way, whatever names they give."""
     if rows.source.tags:
         return SHAREGPT
-    turn = next((turns[0] for turns in _lists(head, columns) if turns), None)
-    keys = set(turn) if isinstance(turn, Mapping) else set()
-    styles = [style for style in (SHAREGPT, OPENAI) if style.role in keys]
-    return styles[0] if len(styles) == 1 else SHAREGPT if "conversations" in columns else OPENAI
+    openings = (turns[0] for turns in _lists(head, columns) if turns)
+    keys = ({SHAREGPT.role, OPENAI.role}.intersection(turn) for turn in openings if isinstance(turn, Mapping))
+    told = next((found for found in keys if len(found) == 1), {"from" if "conversations" in columns else "role"})
+    return SHAREGPT if SHAREGPT.role in told else OPENAI
 
 
 def _lists(head: Iterable[Mapping[str, Any]], columns: Iterable[str | None]) -> Iterator[Any]:

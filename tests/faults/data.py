@@ -107,6 +107,26 @@ def a_limit_that_does_nothing():
     return reading(source_change=lambda source: replace(source, limit=None))
 
 
+@fault(ReaderSuite, "test_columns_have_the_names_that_the_source_gives_them", "assert")
+def columns_that_keep_their_names():
+    return reading(source_change=lambda source: replace(source, columns={}))
+
+
+@fault(ReaderSuite, "test_two_passes_at_once_do_not_disturb_each_other", "assert|zip")
+def passes_that_share_their_place():
+    def share(rows):
+        state = {}
+
+        def read():
+            state["rows"] = list(rows.read())
+            while state["rows"]:
+                yield state["rows"].pop(0)
+
+        return replace(rows, read=read)
+
+    return reading(share)
+
+
 @fault(ReaderSuite, "test_the_fingerprint_changes_with_the_data_and_only_then", "assert")
 def a_fingerprint_that_never_changes():
     return reading(lambda rows: replace(rows, fingerprint="0"))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from ..errors import DataError
-from ..values import Rows, Source
+from ..values import BadRow, Row, Rows, Source
 from .plugins import PluginSuite
 
 
@@ -32,9 +32,16 @@ class ReaderSuite(PluginSuite):
         rows: Rows = self.calls().own("tunekit_read_data", source=source)
         return rows
 
+    def read_rows(self, source: Source) -> list[Row]:
+        """Open a source and read it once; every row has to be readable."""
+        read = list(self.read(source).read())
+        bad = [row for row in read if isinstance(row, BadRow)]
+        assert not bad, "good rows came as bad ones"
+        return [row for row in read if isinstance(row, Row)]
+
     def test_every_row_is_read_in_order(self, tmp_path: Path) -> None:
         """With its values unchanged and its number from 1."""
-        read = list(self.read(self.source(tmp_path, self.rows)).read())
+        read = self.read_rows(self.source(tmp_path, self.rows))
         assert [dict(row.values) for row in read] == [dict(row) for row in self.rows]
         assert [row.number for row in read] == [1, 2, 3]
         assert all(str(row.number) in row.where for row in read)
@@ -51,7 +58,21 @@ class ReaderSuite(PluginSuite):
     def test_a_limit_keeps_the_first_rows(self, tmp_path: Path) -> None:
         """As the source says."""
         source = replace(self.source(tmp_path, self.rows), limit=2)
-        assert [dict(row.values) for row in self.read(source).read()] == [dict(row) for row in self.rows[:2]]
+        assert [dict(row.values) for row in self.read_rows(source)] == [dict(row) for row in self.rows[:2]]
+
+    def test_columns_have_the_names_that_the_source_gives_them(self, tmp_path: Path) -> None:
+        """`columns` is {new name: name in the data}; both what is announced and what is read."""
+        source = replace(self.source(tmp_path, self.rows), columns={"answer": "output"})
+        assert set(self.read(source).columns) == {"instruction", "answer"}
+        assert [row.values["answer"] for row in self.read_rows(source)] == [row["output"] for row in self.rows]
+        assert all("output" not in row.values for row in self.read_rows(source))
+
+    def test_two_passes_at_once_do_not_disturb_each_other(self, tmp_path: Path) -> None:
+        """Several sources may be mixed, and one may be read twice."""
+        rows = self.read(self.source(tmp_path, self.rows))
+        expected = list(rows.read())
+        pairs = list(zip(rows.read(), rows.read(), strict=True))
+        assert pairs == [(row, row) for row in expected]
 
     def test_the_fingerprint_changes_with_the_data_and_only_then(self, tmp_path: Path) -> None:
         """The record tells by it whether two runs saw the same data."""

@@ -9,12 +9,18 @@ OPENING, CLOSING = "<think>\n", "\n</think>\n\n"
 """How Qwen3 and DeepSeek write thinking before an answer; used where a template has no key for it."""
 
 _TAG_BEFORE = re.compile(r"<think>\s*\Z")
+_TAGS_LAST = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 _TAG_AFTER = re.compile(r"\s*</think>\s*")
 
 
 def write(thinking: str, content: str) -> str:
     """Write thinking in front of what is said."""
     return f"{OPENING}{thinking}{CLOSING}{content}"
+
+
+def without_opening(prompt: str) -> str:
+    """A generation prompt without the thinking tags that it may end with."""
+    return _TAGS_LAST.sub("", prompt)
 
 
 def tag_before(text: str, place: int) -> int:
@@ -32,14 +38,14 @@ def region(text: str, without: str | None, start: int, end: int) -> tuple[int, i
     left, right = tag_before(text, start), after.end() if after else end
     if without is None:
         return left, right
-    before = _common(text, without)
+    before = common(text, without)
     room = min(len(text), len(without)) - before
-    after_all = _common(text[len(text) - room :][::-1], without[len(without) - room :][::-1])
+    after_all = common(text[len(text) - room :][::-1], without[len(without) - room :][::-1])
     more = (before, len(text) - after_all)
     return (min(left, more[0]), max(right, more[1])) if more[0] <= start and end <= more[1] else (left, right)
 
 
-def _common(one: str, other: str) -> int:
+def common(one: str, other: str) -> int:
     """How many characters two texts begin with alike."""
     most = min(len(one), len(other))
     return bisect_left(range(1, most + 1), True, key=lambda count: one[:count] != other[:count])

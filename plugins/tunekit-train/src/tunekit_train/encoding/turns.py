@@ -157,45 +157,62 @@ class Rendering:
     def _start(self, index: int, own: list[Slot]) -> int | None:
         """Where a message begins; for an answer, behind the generation prompt where that is how the text goes on."""
         first = own[0].start if own else None
-        if first is not None and own[0].part == "thinking":
-            first = thinking.tag_before(self.text, first)
         if self.script.messages[index].role != "assistant":
             return first
-        prompted = self._beginning(index, prompt=True)
-        limit = len(self.text) if not own or own[0].start is None else own[0].start
+        limit = len(self.text) if first is None else first
         earlier = (slot.end for slot in self.slots if slot.message < index and slot.end is not None)
         floor = max((end for end in earlier if end <= limit), default=0)
-        return prompted if prompted is not None and floor <= prompted <= limit else first
+        prompt = self._rendered(index, prompt=True)
+        for beginning in (prompt, thinking.without_opening(prompt)):
+            if floor <= len(beginning) <= limit and beginning and self.text.startswith(beginning):
+                return len(beginning)
+        if first is None or own[0].part == "call":
+            return None  # the template writes something in front of a call: where that begins cannot be told
+        return thinking.tag_before(self.text, first) if own[0].part == "thinking" else first
 
     def _end(self, index: int, last: int | None) -> int | None:
         """Behind the token that closes a turn, or behind what a template without one writes there."""
-        calls = bool(self.script.messages[index].tool_calls)
-        if last is not None and not calls and (token := self.fences.ending.match(self.text, last)):
+        if last is not None and self.script.messages[index].tool_calls:
+            return self._end_of_calls(index, last)
+        if last is not None and (token := self.fences.ending.match(self.text, last)):
             return token.end()
-        whole = self._beginning(index + 1, prompt=False)
-        if calls and last is not None:
-            return self._closed(last, whole, index)
-        return last if whole is None or (last is not None and whole < last) else whole
+        whole = self._rendered(index + 1)
+        known = bool(whole) and self.text.startswith(whole) and (last is None or last <= len(whole))
+        return len(whole) if known else last
 
-    def _closed(self, last: int, whole: int | None, index: int) -> int | None:
-        """Where a turn with tool calls ends, whose last call is named before `last`."""
+    def _end_of_calls(self, index: int, last: int) -> int | None:
+        """Where a turn with tool calls ends, the last of which is named before `last`.
+
+        That is behind a special token that the messages up to it, rendered alone, have there too: one that ends other
+        answers, or the last of them. Where these are rendered otherwise, it is the first one before the next message.
+        """
+        whole = self._rendered(index + 1)
+        shared = thinking.common(self.text, whole)
         later = (slot.start for slot in self.slots if slot.message > index and slot.start is not None)
         until = min((start for start in later if start >= last), default=len(self.text))
-        known = whole is not None and last <= whole <= until
-        found = list(self.fences.closing.finditer(self.text, last, whole if known and whole is not None else until))
-        if not found:
-            return whole if known else None
-        eos = self.script.template.tokenizer.eos_token
-        closing = next((token for token in found if token.group() == eos), found[-1] if known else found[0])
-        return closing.end()
+        found = list(self.fences.closing.finditer(self.text, last, until))
+        sure = [token for token in found if token.end() <= shared]
+        ends_others = next((token for token in sure or found if token.group() in self._closers), None)
+        if not sure and last <= shared == len(whole):
+            token = self.fences.ending.match(self.text, shared)
+            return token.end() if token else shared
+        closing = ends_others or (sure[-1] if sure else found[0] if found else None)
+        return closing.end() if closing else None
 
-    def _beginning(self, count: int, prompt: bool) -> int | None:
-        """Where the first messages, rendered alone, end in the text; None where it does not begin with them."""
+    @cached_property
+    def _closers(self) -> set[str]:
+        """The tokens that end answers without tool calls, and the end token."""
+        said = [slot for slot in self.slots if slot.part == "content" and slot.end is not None]
+        ends = [slot.end for slot in said if self.script.messages[slot.message].role == "assistant"]
+        tokens = (self.fences.ending.match(self.text, end or 0) for end in ends)
+        return {token.group().strip() for token in tokens if token} | {str(self.script.template.tokenizer.eos_token)}
+
+    def _rendered(self, count: int, prompt: bool = False) -> str:
+        """The first messages rendered alone; nothing where the template refuses them."""
         try:
-            beginning = self.script.render(count, prompt)
+            return self.script.render(count, prompt)
         except faults.Fault:
-            return None
-        return len(beginning) if self.text.startswith(beginning) else None
+            return ""
 
     @cached_property
     def _marked(self) -> dict[int, tuple[tuple[int, int], ...]]:

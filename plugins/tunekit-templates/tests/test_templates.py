@@ -281,6 +281,13 @@ def test_a_tool_format_of_another_distribution_can_be_named(offer):
     chosen = Tools(format="mine").tunekit_tool_format()
     assert chosen.named
     assert chosen.parse("Hello") == ("Hello", ())
+    assert "fake-tools 1.0" in repr(chosen), "tokens are kept under the name of the version that wrote them"
+
+
+def test_something_that_is_no_tool_format_is_refused(offer):
+    offer("fake-text", "tunekit.tool_formats", {"text": "fake_text:MINE"}, "MINE = 'only text'")
+    with pytest.raises(PlanError, match=r"use\.tools\.format: text is offered as 'only text', which has not both"):
+        Tools(format="text").tunekit_tool_format()
 
 
 def test_an_unknown_tool_format_is_refused_at_plan_time():

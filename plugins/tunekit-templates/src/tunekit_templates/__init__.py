@@ -100,11 +100,19 @@ class Tools(Plugin[ToolsConfig]):
     @hookimpl
     def tunekit_tool_format(self) -> ToolFormat:
         """Say how tools are written."""
-        from .formats import Chosen
+        from .formats import Chosen, Writing
 
         if problems := self._problems():
             raise PlanError(problems)
-        return Chosen(TOOL_FORMATS.load(self.config.format or "react"), named=self.config.format is not None)
+        writing = TOOL_FORMATS.load(self._name)
+        if not isinstance(writing, Writing):
+            message = f"{self._name} is offered as {writing!r}, which has not both write and parse"
+            raise PlanError([Problem("use.tools.format", message, "point its entry at an object that has")])
+        return Chosen(writing, self.config.format is not None, TOOL_FORMATS.origin(self._name))
+
+    @property
+    def _name(self) -> str:
+        return self.config.format or "react"
 
     def _problems(self) -> list[Problem]:
-        return TOOL_FORMATS.problems(self.config.format or "react", "use.tools.format")
+        return TOOL_FORMATS.problems(self._name, "use.tools.format")

@@ -35,6 +35,11 @@ class Shelf:
             return [Problem(where, f"two distributions offer a {self.kind} named {name!r}: {both}", "uninstall one")]
         return []
 
+    def origin(self, name: str) -> str:
+        """The distribution that offers the one thing of this name, and its version."""
+        (point,) = metadata.entry_points(group=self.group, name=name)
+        return _distribution(point)
+
     def load(self, name: str) -> Any:
         """Import the one thing of this name, which `problems` knows nothing against.
 

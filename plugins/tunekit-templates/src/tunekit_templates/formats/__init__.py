@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tunekit.values import Message, ToolCall
 
@@ -19,6 +19,7 @@ __all__ = ["GLM", "HERMES", "LLAMA3", "MISTRAL", "REACT", "Chosen", "TextFormat"
 HERMES, LLAMA3, MISTRAL, GLM, REACT = Hermes(), Llama3(), Mistral(), Glm(), React()
 
 
+@runtime_checkable
 class Writing(Protocol):
     """What an entry point of the group `tunekit.tool_formats` points to. The two are each other's inverse."""
 
@@ -33,10 +34,13 @@ class Writing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A tool format, and whether the recipe names it."""
+    """A tool format, and whether the recipe names it. `origin` is the distribution, with its version, that offers it:
+    tokens that were kept are those of this version.
+    """
 
     format: Writing
     named: bool
+    origin: str
 
     def write(self, messages: tuple[Message, ...], tools: tuple[Schema, ...]) -> tuple[Message, ...]:
         """The same conversation in plain messages."""

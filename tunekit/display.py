@@ -39,6 +39,22 @@ class Section:
         return _html_table(self)
 
 
+@dataclass(frozen=True)
+class Heading:
+    """A line across the screen that says what follows."""
+
+    text: str
+
+    def __rich__(self) -> Any:
+        from rich.rule import Rule
+        from rich.text import Text
+
+        return Rule(Text(self.text, style="bold"), align="left", style="dim")
+
+    def _repr_html_(self) -> str:
+        return f"<h3>{escape(self.text)}</h3>"
+
+
 def plan_sections(plan: Plan) -> tuple[Section, ...]:
     """The plan as tables: the run, who does what, the data, what trains, and the memory it takes."""
     sections = [_run(plan), _steps(plan)]
@@ -148,10 +164,12 @@ def _rich_table(section: Section) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=section.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=section.title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.show_header = bool(section.columns)
     if section.note:
-        table.caption, table.caption_justify, table.caption_style = Text(section.note), "left", "dim"
+        table.caption, table.caption_justify, table.caption_style = Text(f"{section.note}\n"), "left", "dim"
     for number, column in enumerate(section.columns or _plain_columns(section)):
         right = column in section.numbers
         table.add_column(
@@ -166,7 +184,8 @@ def _html_table(section: Section) -> str:
     columns = section.columns or _plain_columns(section)
     return "".join(
         [
-            f"<h4>{escape(section.title)}</h4><table>",
+            f"<h4>{escape(section.title)}</h4>" if section.title else "",
+            "<table>",
             f"<tr>{''.join(_cells('th', columns, columns, section.numbers))}</tr>" if section.columns else "",
             *(f"<tr>{''.join(_cells('td', row, columns, section.numbers))}</tr>" for row in section.rows),
             "</table>",
@@ -179,7 +198,7 @@ def _cells(tag: str, cells: Sequence[str], columns: Sequence[str], numbers: froz
     for cell, column in zip(cells, columns, strict=True):
         side = "right" if column in numbers else "left"
         text = escape(cell).replace(chr(10), "<br>")
-        yield f"<{tag} style='text-align: {side}; vertical-align: top'>{text}</{tag}>"
+        yield f"<{tag} style='text-align: {side}; vertical-align: top; padding: .15em 1em .15em 0'>{text}</{tag}>"
 
 
 def _plain_columns(section: Section) -> tuple[str, ...]:

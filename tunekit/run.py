@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .data import RecordedData
 from .record import Record
 from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
 
@@ -71,6 +72,12 @@ class Run(Talk):
     def metrics(self) -> list[dict[str, Any]]:
         """All metric lines of the run, oldest first."""
         return self.record.metrics
+
+    @property
+    def data(self) -> RecordedData:
+        """What became of every row of the data, stage by stage, as tables."""
+        configs = {stage.name: stage.plugin.plugin.config for stage in self.plan.stages}
+        return RecordedData(self.record.accounts, configs)
 
     @property
     def results(self) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from .mixing import Interleaved, shuffle_buffer
 from .reading import count_rows, open_examples
+from .recorded import RecordedData
 from .report import DataReport, report_data
 from .stage_data import StageData
 from .surroundings import cache_folder, load_tokenizer, preparing
@@ -9,6 +10,7 @@ from .surroundings import cache_folder, load_tokenizer, preparing
 __all__ = [
     "DataReport",
     "Interleaved",
+    "RecordedData",
     "StageData",
     "cache_folder",
     "count_rows",

@@ -79,7 +79,9 @@ class _Bars:
 
 def limit_note(lengths: Lengths) -> str:
     """How many sequences are beyond the limit, in words."""
-    share = lengths.beyond / lengths.sequences if lengths.sequences else 0.0
+    if not lengths.beyond:
+        return f"none of {lengths.sequences:,} is longer than the limit of {lengths.limit:,}"
+    share = lengths.beyond / lengths.sequences
     return f"{lengths.beyond:,} of {lengths.sequences:,} are longer than the limit of {lengths.limit:,} ({share:.1%})"
 
 
@@ -100,10 +102,10 @@ def _bar(share: float, width: int, ascii_only: bool) -> str:
 
 def _html_bar(each: Bin, share: float) -> str:
     colour = RED if each.beyond else TEAL
-    bar = f"<div style='background: {colour}; height: 1em; width: {max(share * 24, 0.1 if share else 0):.2f}em'></div>"
+    width = max(share * 24, 0.1 if share else 0)
+    bar = f"<div style='background: {colour}; height: 1em; width: {width:.2f}em; margin-right: .5em'></div>"
     cells = (
         f"<td style='text-align: right; padding: 0 .6em'>{each.name}</td>",
-        f"<td style='text-align: left; padding: 0; width: 24em'>{bar}</td>",
-        f"<td style='text-align: right; padding: 0 .6em'>{each.count:,}</td>",
+        f"<td style='text-align: left; padding: 0'><div style='display: flex'>{bar}{each.count:,}</div></td>",
     )
     return f"<tr>{''.join(cells)}</tr>"

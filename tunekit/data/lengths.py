@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Lengths:
         """At most about `most` bins that touch each other and hold every sequence; the limit is the end of a bin."""
         if not self.counts:
             return ()
-        edges = set(_doubling(self.counts) if self.spread else _equal(self.counts, most))
+        edges = set(_doubling(self.counts, most) if self.spread else _equal(self.counts, most))
         if self.limit is not None and min(edges) < self.limit < max(edges):
             edges.add(self.limit)
         return tuple(self._bin(low + 1, high) for low, high in pairwise(sorted(edges)))
@@ -110,11 +111,17 @@ def packing_share(lengths: Iterable[int], limit: int) -> float:
     return tokens / (packs * limit) if packs else 0.0
 
 
-def _doubling(counts: Mapping[int, int]) -> list[int]:
+def _doubling(counts: Mapping[int, int], most: int) -> list[int]:
+    """Edges at powers of two, and between them at as many equal steps as `most` bins allow: 32, 48, 64, 96, ..."""
     lowest, highest = min(counts), max(counts)
-    ends = [2**power for power in range(max(highest, 2).bit_length() + 1)]
-    ends = [end for end in ends if end >= lowest and end < 2 * highest]
-    return [ends[0] // 2 if ends[0] > 1 else min(lowest - 1, 0), *ends]
+    powers = [2**power for power in range(max(highest, 1).bit_length() + 1)]
+    for steps in (8, 4, 2, 1):
+        edges = sorted({-1, 0, *(power + power * step // steps for power in powers for step in range(steps))})
+        first = bisect_left(edges, lowest) - 1
+        edges = edges[first : bisect_left(edges, highest) + 1]
+        if len(edges) <= most + 1:
+            break
+    return edges
 
 
 def _equal(counts: Mapping[int, int], most: int) -> list[int]:

@@ -74,4 +74,13 @@ def _mark(axes: Any, lengths: Lengths) -> None:
         told.append(limit_note(lengths))
         if lengths.limit < 2 * lengths.quantile(1.0):
             axes.axvline(lengths.limit + 0.5, color=BEYOND, linestyle="--", linewidth=1.2)
+            place = (lengths.limit + 0.5, 1.0)
+            axes.annotate(
+                f" limit {lengths.limit:,}",
+                place,
+                xycoords=axes.get_xaxis_transform(),
+                color=BEYOND,
+                fontsize=9,
+                va="top",
+            )
     axes.set_title("\n".join(told), loc="right", fontsize=8, color=INK)

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 
 from ..calls import Calls
-from ..display import Drawing, Section
+from ..display import Drawing, Heading, Section
 from ..errors import DataError, Problem
 from ..values import Account, Item, Plan, Prepared, Source, StagePlan
 from .figures import Figures, measure
@@ -71,8 +71,9 @@ class StageData:
     def drawings(self) -> Iterator[Drawing]:
         """What is shown of it, in order."""
         looked = "every row" if self.limit is None else f"the first {self.limit:,} rows of each source"
-        facts = [("looked at", looked), *(("note", note) for note in self.notes)]
-        yield Section(f"Data of {self.name}", (), tuple(facts))
+        yield Heading(f"{self.name}: {looked}")
+        if self.notes:
+            yield Section("", (), tuple((note,) for note in self.notes))
         if self.account.sources:
             yield rows_table(self.account)
         known = set(self.account.problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from ..display import Section
 from ..errors import Problem
@@ -21,11 +22,11 @@ def rows_table(account: Account) -> Section:
     if len(lines) > 1:
         totals = (sum(column) for column in zip(*map(_fates, account.sources.values()), strict=True))
         lines.append(("in all", *map(_number, totals)))
-    note = "rows = kept + left out + dropped; of those kept, some were cut or split"
-    return Section("Rows", ("source", *NUMBERS), tuple(lines), frozenset(NUMBERS), note)
+    note = "rows = kept + left out + dropped; those cut or split are among the kept"
+    return Section("", ("source", *NUMBERS), tuple(lines), frozenset(NUMBERS), note)
 
 
-def places_table(account: Account, problems: Sequence[Problem]) -> Section | None:
+def places_table(account: Account, problems: Sequence[Problem] = ()) -> Section | None:
     """Which rows were left out, dropped, cut, split, or say the same as an earlier one; None where there are none."""
     remedies = {problem.message: problem.remedy for problem in problems}
     lines = []
@@ -114,8 +115,10 @@ def _fates(source: SourceAccount) -> tuple[int, ...]:
 
 
 def _named(source: SourceAccount) -> str:
+    """The name of its file, else its own name; below it what it was read as, and its fingerprint."""
+    name = Path(source.name).name if Path(source.name).is_absolute() else source.name
     facts = ", ".join(filter(None, (source.format, source.fingerprint[:12])))
-    return f"{source.name}\n{facts}" if facts else source.name
+    return f"{name}\n{facts}" if facts else name
 
 
 def _number(count: int) -> str:

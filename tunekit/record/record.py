@@ -17,6 +17,7 @@ from ..recipe import Recipe, from_mapping, leaves
 from ..recipe.model import source_mapping
 from ..recipe.reading import parse_yaml
 from ..values import Account, Artefact, Event, Plan, Report, Source, StageResult
+from .accounts import bounded
 from .files import append_line, plain, read_json, read_lines, write_json, write_lines, write_text
 
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -77,6 +78,13 @@ class Record:
         """All metric lines, oldest first."""
         return list(read_lines(self.folder / "metrics.jsonl"))
 
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """The account of each stage's data, by the stage's name; none before any data was prepared."""
+        path = self.folder / "data.json"
+        known = read_json(path) if path.exists() else {}
+        return {name: Account.from_mapping(sources) for name, sources in known.items()}
+
     def stage_folder(self, index: int, name: str) -> Path:
         """The folder of one stage: `stage-1-sft`."""
         return self.folder / f"stage-{index + 1}-{name}"
@@ -131,7 +139,7 @@ class Record:
         """Write the account of a stage's data."""
         path = self.folder / "data.json"
         known = read_json(path) if path.exists() else {}
-        write_json(path, {**known, stage: account.to_mapping()})
+        write_json(path, {**known, stage: bounded(account).to_mapping()})
 
     def reports(self, reports: Mapping[str, Report]) -> None:
         """Write what each patch did."""

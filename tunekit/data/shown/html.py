@@ -8,7 +8,7 @@ from html import escape
 from .examples import Gap, Shown, ShownItem, ShownSequence
 from .pieces import Piece
 
-GREEN, ORANGE, RED = "46,160,67", "219,109,40", "218,54,51"
+GREEN, ORANGE, RED, PURPLE = "46,160,67", "219,109,40", "218,54,51", "#a05bd6"
 BLOCK = "white-space: pre-wrap; overflow-wrap: anywhere; font-family: monospace; line-height: 1.7; margin: .3em 0 1em"
 TOKEN = "border-left: 1px solid rgba(128,128,128,.55)"
 
@@ -26,10 +26,8 @@ def _legend(shown: Shown) -> str:
         f"<span style='background: {_background(weight, 0)}; {box}'>weight {weight:g}</span>"
         for weight in shown.weights[:6]
     )
-    rest = (
-        "<span style='opacity: .6'>no loss</span> · <b>special</b> · ⏎ new line · ⇥ tab · point at a token for its id"
-    )
-    return f"<p>{weights}{rest}</p>"
+    others = f"<span style='opacity: .6'>no loss</span> · <b style='color: {PURPLE}'>special</b>"
+    return f"<p>{weights}{others} · ⏎ new line · ⇥ tab · point at a token for its id</p>"
 
 
 def _item(item: ShownItem) -> str:
@@ -53,8 +51,10 @@ def _parts(sequence: ShownSequence) -> Iterator[str]:
 
 
 def _style(piece: Piece, odd: int) -> str:
-    weight = f"background: {_background(piece.weight, odd)}" if piece.weight else "opacity: .62"
-    return f"{weight}; font-weight: bold" if piece.special else weight
+    if piece.weight:
+        shade = f"background: {_background(piece.weight, odd)}"
+        return f"{shade}; font-weight: bold" if piece.special else shade
+    return f"color: {PURPLE}; font-weight: bold" if piece.special else "opacity: .62"
 
 
 def _background(weight: float, odd: int) -> str:

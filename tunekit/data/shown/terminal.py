@@ -51,7 +51,7 @@ def _legend(shown: Shown, plain: bool) -> Text:
     if shown.weights:
         legend.append("  ")
     legend.append("no loss", "dim").append("  ").append("special", "bold magenta")
-    return legend.append("  ⏎ new line  ⇥ tab").append("  shades alternate from token to token", "dim")
+    return legend.append("  ⏎ new line  ⇥ tab").append("  shading alternates by token", "dim")
 
 
 def _coloured(sequence: ShownSequence) -> Text:
@@ -61,7 +61,7 @@ def _coloured(sequence: ShownSequence) -> Text:
             text.append(f"\n{part}\n" if number else f"{part}\n", "italic yellow")
         else:
             text.append(part.visible, _style(part, number % 2))
-    return text
+    return _ended(text)
 
 
 def _plain(sequence: ShownSequence) -> Text:
@@ -76,7 +76,14 @@ def _plain(sequence: ShownSequence) -> Text:
             text.append(OPEN)
         inside = supervised
         text.append(part.visible if isinstance(part, Piece) else f"\n{part}\n")
-    return text.append(CLOSE) if inside else text
+    return _ended(text.append(CLOSE) if inside else text)
+
+
+def _ended(text: Text) -> Text:
+    """Without the new line that a mark for one brings at the very end."""
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
+    return text
 
 
 def _style(piece: Piece, odd: int) -> Style:
@@ -90,7 +97,7 @@ def _style(piece: Piece, odd: int) -> Style:
 def _background(weight: float, odd: int) -> str:
     """The shade of a weight; every other token is a little lighter."""
     colour = _mixed(PALE, FULL, weight) if 0 < weight <= 1 else MORE if weight > 1 else LESS
-    red, green, blue = _mixed(colour, (255, 255, 255), 0.35) if odd else colour
+    red, green, blue = _mixed(colour, (255, 255, 255), 0.45) if odd else colour
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

@@ -61,7 +61,8 @@ class DataEstimate:
 
     `tokens` are real tokens in the sample, `padding` the share that padding would add to a padded batch, `supervised`
     the share of tokens with a loss, `too_long` how many sampled sequences exceed the limit, `left_out` how many
-    sampled rows cannot be trained on or were dropped.
+    sampled rows cannot be trained on or were dropped. `packing` is the share of the places in packed bins that hold a
+    token, None where nothing is packed.
     """
 
     stage: str
@@ -74,6 +75,7 @@ class DataEstimate:
     longest: int
     steps: int
     left_out: int = 0
+    packing: float | None = None
 
 
 @dataclass(frozen=True)

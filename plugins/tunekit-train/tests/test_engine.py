@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunekit.errors import DataError, DivergedError, InterruptedRunError, TunekitError
-from tunekit_train import AdamW, Batch, Item, Need, Objective, Provided, Sequence, Sum, Sums, TokenLogProbs
+from tunekit_train import AdamW, Batch, Item, Need, Objective, Provided, Sum, Sums, TokenLogProbs, TokenSequence
 from tunekit_train.checkpoints import Checkpoints
 from tunekit_train.testing import BF16, CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
 
@@ -74,11 +74,11 @@ def test_a_whole_model_is_saved_where_there_is_no_adapter(run_training: Callable
 
 
 def test_the_result_says_what_was_done(run_training: Callable[..., Any]) -> None:
-    cut = Sequence((5, 6, 7), (0.0, 1.0, 1.0), 4, 9, "rows.json, row 9")
+    cut = TokenSequence((5, 6, 7), (0.0, 1.0, 1.0), 9, "rows.json, row 9", cut=4)
     trained = run_training(items=[*random_items(3), Item((cut,))])
     facts, metrics = trained.result.facts, trained.result.metrics
     assert facts["strategy"] == "segments"
-    assert (facts["sequences_cut"], facts["tokens_cut"], facts["rows_cut"]) == (1, 4, ["rows.json, row 9"])
+    assert (facts["items_trained_on"], facts["items_held_out"], facts["packing_efficiency"]) == (4, 0, None)
     assert facts["tokens"] == 3 + sum(item.tokens for item in random_items(3))
     assert metrics["train_loss_first"] == trained.values("loss")[0]
     assert metrics["peak_memory_bytes"] > 50e6
@@ -225,7 +225,7 @@ def test_an_objective_over_pairs_with_metrics_of_its_own_needs_no_edit_of_the_en
 ) -> None:
     singles = [item.sequences[0] for item in random_items(24, shortest=6)]
     pairs = [Item((left, right)) for left, right in zip(singles[::2], singles[1::2], strict=True)]
-    trained = run_training(items=pairs, objective=Pairs(), epochs=8, learning_rate=1e-2, evaluate={"share": 0.2})
+    trained = run_training(items=pairs, objective=Pairs(), epochs=16, learning_rate=1e-2, evaluate={"share": 0.2})
     assert trained.values("accuracy")[-1] == 1.0
     assert trained.metrics("evaluated")[-1].keys() == {"eval_loss", "eval_accuracy", "eval_errors"}
     assert trained.result.facts["couples_batch"] is True

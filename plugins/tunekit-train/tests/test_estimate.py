@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from tunekit.values import BYTES, Estimate, Examples
-from tunekit_train import AdamW, Batch, Item, TrainConfig
+from tunekit.errors import PlanError
+from tunekit.values import BYTES, Account, Estimate
+from tunekit_train import AdamW, Batch, Item, Items, TrainConfig
 from tunekit_train.estimate import Sample, estimate_stage, padding_share
 from tunekit_train.forward import Forward, Strategy, prepared
 from tunekit_train.memory import PeakMemory
@@ -55,31 +57,61 @@ def test_a_skeleton_saves_what_the_model_saves(adapted: bool, precision: Any) ->
 
 def _clipped(item: Item) -> Any:
     (sequence,) = item.sequences
-    return type(sequence)(tuple(at % 32 for at in sequence.ids), sequence.weights, 0, sequence.row, sequence.where)
+    return replace(sequence, ids=tuple(at % 32 for at in sequence.ids))
 
 
-def request(plugin: Any, rows: int) -> Any:
-    stage = SimpleNamespace(index=0, name="sft", plugin=SimpleNamespace(plugin=plugin))
+def request(plugin: Any, rows: int, items: list[Item] | None = None, sampled: int = 0) -> Any:
+    stage = SimpleNamespace(index=0, name="sft", key="stages.0.sft", plugin=SimpleNamespace(plugin=plugin))
     plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=SimpleNamespace(seed=0))
-    return SimpleNamespace(plan=plan, samples={0: Examples((), 0)}, rows={0: rows})
+    account = Account()
+    account.source("rows.json").rows = sampled or len(items or ())
+    return SimpleNamespace(plan=plan, samples={0: Items(items or (), account)}, rows={0: rows})
 
 
 def test_the_estimate_counts_what_the_sample_shows() -> None:
     plugin, items = object(), random_items(40)
     config = TrainConfig(epochs=2, batch={"rows": 4, "accumulation": 2}, evaluate={"share": 0.1})
-    estimate = estimate_stage(plugin, config, request(plugin, 400), Estimate(trainable=1000), lambda data: items)
+    estimate = estimate_stage(plugin, config, request(plugin, 400, items), Estimate(trainable=1000))
     (data,) = estimate.data
     assert data.tokens == sum(item.tokens for item in items)
     assert data.steps == 90  # 360 rows are 90 micro-batches, 45 steps, twice
     assert data.longest == max(item.tokens for item in items)
     assert 0.1 < data.padding < 0.5
     assert 0.6 < data.supervised < 0.8
+    assert data.packing is None
     assert estimate.memory["gradients"] == 4000
 
 
 def test_nothing_is_added_where_there_is_no_sample() -> None:
     plugin, before = object(), Estimate(trainable=1000)
-    assert estimate_stage(plugin, TrainConfig(), request(plugin, 4), before, lambda data: []) is before
+    assert estimate_stage(plugin, TrainConfig(), request(plugin, 4), before) is before
+
+
+def test_rows_that_become_no_item_or_several_count_as_what_they_become() -> None:
+    def steps(sampled: int) -> int:
+        plugin = object()
+        made = estimate_stage(plugin, TrainConfig(), request(plugin, 400, random_items(40), sampled), Estimate())
+        return made.data[0].steps
+
+    assert (steps(40), steps(80), steps(20)) == (100, 50, 200)
+
+
+@pytest.mark.parametrize("packing", ["greedy", "best_fit"])
+def test_the_estimate_packs_the_sample(packing: str) -> None:
+    plugin, items = object(), random_items(400)
+    config = TrainConfig(batch={"rows": 2, "max_length": 60, "packing": packing})
+    (data,) = estimate_stage(plugin, config, request(plugin, 4000, items), Estimate()).data
+    bins = 10 * sum(item.tokens for item in items) / (60 * data.packing)
+    assert 0.8 < data.packing <= 1
+    assert data.steps == pytest.approx(bins / 2, abs=1)
+
+
+def test_packing_is_refused_for_a_model_that_has_to_be_padded() -> None:
+    plugin, model = object(), tiny_llama().to("meta")
+    model.config.model_type = "unheard_of"
+    config = TrainConfig(batch={"packing": "greedy"})
+    with pytest.raises(PlanError, match=r"stages.0.sft.batch.packing: is greedy, but the batches are padded: unheard"):
+        estimate_stage(plugin, config, request(plugin, 4, random_items(4)), Estimate(skeleton=model))
 
 
 def test_padding_share_is_what_a_padded_batch_would_waste() -> None:

@@ -6,22 +6,51 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunekit.errors import Problem
-from tunekit.values import Plan
+from tunekit.values import Mixing, Plan
 
-from .config import TrainConfig
+from .config import BatchConfig, TrainConfig
 
 
 def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
-    """What cannot be done with streamed data, which has no known length."""
-    config: TrainConfig = plugin.config
+    """What cannot be done with each other, or with the way the stage's data is read."""
     for stage in plan.stages:
-        if stage.plugin.plugin is not plugin or not stage.mixing.streaming:
-            continue
-        if config.steps is None:
-            yield Problem(f"{stage.key}.steps", "is not set, and streamed data has no known length", "set it")
-        if config.evaluate.share:
-            where, what = f"{stage.key}.evaluate.share", "needs to know all rows, and the data is streamed"
-            yield Problem(where, what, "set it to 0, or stream nothing")
-        if config.batch.by_length:
-            where, what = f"{stage.key}.batch.by_length", "sorts all rows, and the data is streamed"
-            yield Problem(where, what, "leave it out, or stream nothing")
+        if stage.plugin.plugin is plugin:
+            if stage.mixing.streaming:
+                yield from streaming_problems(plugin.config, stage.key)
+            yield from _order(plugin.config.batch, stage.mixing, f"{stage.key}.batch")
+
+
+def streaming_problems(config: TrainConfig, key: str) -> Iterator[Problem]:
+    """Streamed data has no known length."""
+    if config.steps is None:
+        yield Problem(f"{key}.steps", "is not set, and streamed data has no known length", "set it")
+    if config.evaluate.share:
+        what = "needs to know all rows, and the data is streamed"
+        yield Problem(f"{key}.evaluate.share", what, "set it to 0, or stream nothing")
+    if config.batch.by_length:
+        what = "sorts all rows, and the data is streamed"
+        yield Problem(f"{key}.batch.by_length", what, "leave it out, or stream nothing")
+    if config.batch.packing == "best_fit":
+        what = "is best_fit, which sorts all rows, and the data is streamed"
+        yield Problem(f"{key}.batch.packing", what, "use greedy, or stream nothing")
+
+
+def _order(batch: BatchConfig, mixing: Mixing, key: str) -> Iterator[Problem]:
+    """Each of these wants the rows in an order of its own, or a layout of its own."""
+    kept = not mixing.shuffle and not mixing.streaming
+    if batch.by_length and kept:
+        what = "puts rows of similar length together, and data.shuffle: false keeps their order"
+        yield Problem(f"{key}.by_length", what, "leave one of the two out")
+    if batch.packing == "best_fit" and kept:
+        what = "is best_fit, which sorts the rows, and data.shuffle: false keeps their order"
+        yield Problem(f"{key}.packing", what, "use greedy, or shuffle")
+    if batch.packing != "none" and batch.by_length:
+        what = f"is {batch.packing}, which fills every bin, and by_length would have nothing left to do"
+        yield Problem(f"{key}.packing", what, "leave one of the two out")
+    if batch.packing != "none" and batch.padding == "always":
+        yield unpacked(f"{key}.packing", batch.packing, "batch.padding is always")
+
+
+def unpacked(where: str, packing: str, reason: str) -> Problem:
+    """The problem of packing for a model whose batches are padded."""
+    return Problem(where, f"is {packing}, but the batches are padded: {reason}", "use packing: none")

@@ -10,6 +10,7 @@ from tunekit.plugin import PluginConfig
 
 Padding = Literal["auto", "never", "always"]
 TooLong = Literal["cut", "drop", "split"]
+Packing = Literal["none", "greedy", "best_fit"]
 Thinking = Literal["keep", "last", "drop", "mask"]
 Shape = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
@@ -19,7 +20,9 @@ Shape = Literal[
 class BatchConfig(PluginConfig):
     """How examples become batches."""
 
-    rows: int = Field(default=4, ge=1, description="examples per micro-batch: what is in memory at once")
+    rows: int = Field(
+        default=4, ge=1, description="examples, or bins of packed ones, per micro-batch: what is in memory at once"
+    )
     accumulation: int = Field(default=1, ge=1, description="micro-batches per optimiser step")
     max_length: int = Field(default=1024, ge=2, description="the most tokens of one sequence")
     too_long: TooLong = Field(
@@ -31,6 +34,11 @@ class BatchConfig(PluginConfig):
         default="auto",
         description="auto: laid end to end without padding where the model can; never: refuse a model that cannot; "
         "always: padded",
+    )
+    packing: Packing = Field(
+        default="none",
+        description="fill bins of max_length tokens with whole examples, none of which sees another: greedy in random "
+        "order, or best_fit, which wastes least",
     )
     by_length: bool = Field(default=False, description="put examples of similar length into one micro-batch")
 

@@ -11,17 +11,18 @@ from typing import Any
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging
 
-from tunekit.errors import InterruptedRunError
+from tunekit.errors import DataError, InterruptedRunError, Problem
 from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
 from .checkpoints import Checkpoints, read_state
 from .config import TrainConfig
 from .forward import Strategy, choose_strategy, prepared
-from .items import Items
+from .items import IndexedItems, Items
 from .job import Job, cast_trainable_
 from .memory import PeakMemory
 from .objective import Objective
 from .results import save_model, stage_result
+from .streaming import StreamedItems
 from .tally import Tally
 from .trainer import EngineTrainer
 from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller
@@ -36,21 +37,17 @@ def train(
     numbers that an uninterrupted run reaches.
 
     Raises:
-        DataError: too few items.
+        PlanError: packing for a model that has to be padded, streaming with an option that needs a length.
+        DataError: too few items, a streamed row that cannot be used, other data than the interrupted run had.
         DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
         InterruptedRunError: Ctrl-C, after a checkpoint at the next step border.
     """
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
-    job = Job(
-        objective,
-        items if isinstance(items, Items) else Items(items),
-        bundle,
-        config,
-        context,
-        _strategy(bundle, config, context, resumed),
-    )
+    data = items if isinstance(items, IndexedItems | StreamedItems) else Items(items)
+    job = Job(objective, data, bundle, config, context, _strategy(bundle, config, context, resumed))
+    job.refuse()
     stop = Interrupt()
     with quiet(), prepared(bundle.model, job.strategy, bundle.precision.autocast):
         trainer = _trainer(job, stop)
@@ -108,7 +105,7 @@ def _trainer(job: Job, stop: Interrupt) -> EngineTrainer:
     for callback in (
         StepClock(trainer.clock_step_),
         GradientGuard(job.diverged, scaled=job.needs_scaler),
-        Rhythm(job.config, job.steps_per_epoch, bool(job.held_out), stop),
+        Rhythm(job.config, job.steps_per_epoch or job.total_steps, bool(job.held_out), stop),
         Teller(job.tell),
         Saver(job.checkpoints, lambda: _state(trainer), job.tell),
     ):
@@ -150,13 +147,21 @@ def _place_tensorboard(trainer: EngineTrainer, folder: Path) -> None:
 
 
 def _state(trainer: EngineTrainer) -> dict[str, Any]:
-    strategy = vars(trainer.job.strategy)
-    return {"strategy": strategy, "window": trainer.window.state(), "total": trainer.total.state()}
+    job = trainer.job
+    kept = {"strategy": vars(job.strategy), "window": trainer.window.state(), "total": trainer.total.state()}
+    stream = None if job.stream is None else job.stream.state(trainer.position)
+    return {**kept, "data": job.items.fingerprint, "stream": stream}
 
 
 def _take_up_(trainer: EngineTrainer, checkpoint: Path) -> None:
-    state = read_state(checkpoint)
+    state, job = read_state(checkpoint), trainer.job
+    if state["data"] and job.items.fingerprint and state["data"] != job.items.fingerprint:
+        what = f"is not what {checkpoint.name.replace('-', ' ')} was trained on, and the run cannot reach its numbers"
+        remedy = "give it the same data, tokenizer and options, or start a run in another folder"
+        raise DataError([Problem(f"{job.context.key}.data", what, remedy)])
     trainer.window, trainer.total = Tally.from_state(state["window"]), Tally.from_state(state["total"])
+    if job.stream is not None:
+        trainer.position = job.stream.take_up_(state["stream"])
 
 
 @contextmanager

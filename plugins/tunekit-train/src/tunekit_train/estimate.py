@@ -6,11 +6,15 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from tunekit.errors import PlanError
 from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, StagePlan
 
 from .config import TrainConfig
+from .items import Indices, Items
+from .packing import Bins, pack
 
 
 def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -28,7 +32,8 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     prepared = request.samples.get(stage.index)
     if prepared is None or not (items := list(prepared)):
         return estimate
-    sample = Sample(items, config, request.rows.get(stage.index), request.plan.recipe.seed)
+    sample = Sample(items, config, request.rows.get(stage.index), request.plan.recipe.seed, prepared.account.rows)
+    _refuse_packing(config, stage, estimate.skeleton)
     largest = sample.largest
     memory = {"gradients": BYTES[request.plan.precision.trainable] * estimate.trainable}
     if estimate.skeleton is not None:
@@ -40,34 +45,68 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     return replace(estimate, memory=estimate.with_memory(**grown), data=(*estimate.data, described))
 
 
+def _refuse_packing(config: TrainConfig, stage: StagePlan, skeleton: Any) -> None:
+    """Raise PlanError where examples are to be packed and the model cannot do without padding."""
+    from .checks import unpacked
+    from .forward import segments_obstacle
+
+    packing = config.batch.packing
+    if packing != "none" and skeleton is not None and (obstacle := segments_obstacle(skeleton)):
+        raise PlanError([unpacked(f"{stage.key}.batch.packing", packing, obstacle)])
+
+
 @dataclass(frozen=True)
 class Sample:
-    """Sampled items, and what can be told from them about all the data."""
+    """Items of `sampled` rows, out of `rows` in all, and what can be told from them about all the data."""
 
     items: Sequence[Item]
     config: TrainConfig
     rows: int | None
     seed: int
+    sampled: int = 0
+
+    @cached_property
+    def lengths(self) -> Indices:
+        """Tokens of each item."""
+        return Items(self.items).lengths
+
+    @cached_property
+    def bins(self) -> Bins:
+        """Which items lie together."""
+        batch = self.config.batch
+        return pack(self.lengths, batch.packing, batch.max_length, self.seed)
+
+    @property
+    def packing(self) -> float | None:
+        """Tokens per place in the bins; None where nothing is packed."""
+        batch = self.config.batch
+        return None if batch.packing == "none" else self.bins.efficiency(self.lengths, batch.max_length)
+
+    @property
+    def count(self) -> int:
+        """Items in all: some rows become none, or several."""
+        rows = self.rows or self.sampled
+        return max(1, round(rows * len(self.items) / self.sampled)) if self.sampled else rows or len(self.items)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the stage."""
         if self.config.steps:
             return self.config.steps
-        count = self.rows or len(self.items)
-        share = self.config.evaluate.share
+        count, share, batch = self.count, self.config.evaluate.share, self.config.batch
         training = count - (min(max(1, round(share * count)), count - 1) if share else 0)
-        batch = self.config.batch
-        per_epoch = math.ceil(math.ceil(training / batch.rows) / batch.accumulation)
+        bins = math.ceil(training * len(self.bins) / len(self.items))
+        per_epoch = math.ceil(math.ceil(bins / batch.rows) / batch.accumulation)
         return math.ceil(self.config.epochs * per_epoch)
 
     @property
     def batches(self) -> list[list[Item]]:
         """As many micro-batches as will be trained on, up to 2000, drawn from the sample at random."""
         dice = random.Random(self.seed)
-        rows = min(self.config.batch.rows, self.rows or len(self.items))
+        bins = [[self.items[item] for item in self.bins[number]] for number in range(len(self.bins))]
+        rows = min(self.config.batch.rows, self.rows or len(bins))
         count = min(2000, self.steps * self.config.batch.accumulation)
-        return [dice.choices(self.items, k=rows) for _ in range(count)]
+        return [[item for each in dice.choices(bins, k=rows) for item in each] for _ in range(count)]
 
     @property
     def largest(self) -> list[Item]:
@@ -90,6 +129,7 @@ class Sample:
             longest=max(len(sequence.ids) + sequence.cut for sequence in sequences),
             steps=self.steps,
             left_out=account.rows - account.kept,
+            packing=self.packing,
         )
 
 

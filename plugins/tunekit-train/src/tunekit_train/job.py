@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 
-from tunekit.errors import DataError, DivergedError, Problem, TunekitError
-from tunekit.values import Event, EventKind, Item, ModelBundle, OptimizerSettings, StageContext
+from tunekit.errors import DataError, DivergedError, PlanError, Problem, TunekitError
+from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
 
 from .checkpoints import Checkpoints
+from .checks import streaming_problems, unpacked
 from .config import TrainConfig
 from .forward import Strategy
-from .items import Items
+from .items import IndexedItems, Indices, Items, Selection
 from .objective import Objective
 from .order import BatchOrder, split
+from .packing import Bins, pack
+from .streaming import StreamedItems
 from .tally import Tally
 
 
@@ -27,44 +30,87 @@ class Job:
     """A stage's objective, items, options and surroundings, with what follows from them."""
 
     objective: Objective
-    items: Items
+    items: IndexedItems | StreamedItems
     bundle: ModelBundle
     config: TrainConfig
     context: StageContext
     strategy: Strategy
 
+    @property
+    def stream(self) -> StreamedItems | None:
+        """The items, where they are streamed: they have no number, no order and no epochs then."""
+        return self.items if isinstance(self.items, StreamedItems) else None
+
+    def refuse(self) -> None:
+        """Raise PlanError for options that the plan could not yet see are impossible."""
+        packing, key, found = self.config.batch.packing, self.context.key, []
+        if packing != "none" and self.strategy.name == "padded":
+            found.append(unpacked(f"{key}.batch.packing", packing, self.strategy.reason))
+        if self.stream is not None:
+            found += streaming_problems(self.config, key)
+        if found:
+            raise PlanError(found)
+
     @cached_property
-    def _split(self) -> tuple[list[int], list[int]]:
-        if len(self.items) < (2 if self.config.evaluate.share else 1):
+    def _at_hand(self) -> IndexedItems:
+        return Items(()) if isinstance(self.items, StreamedItems) else self.items
+
+    @cached_property
+    def _split(self) -> tuple[Indices, Indices]:
+        count, share = len(self._at_hand), self.config.evaluate.share
+        if count < (2 if share else 1) and self.stream is None:
             where = f"{self.context.key}.data"
-            raise DataError([Problem(where, f"{len(self.items)} examples are too few", "give more data")])
-        return split(len(self.items), self.config.evaluate.share, self.context.seed)
+            raise DataError([Problem(where, f"{count} examples are too few", "give more data")])
+        return split(count, share, self.context.seed)
 
     @cached_property
-    def training(self) -> list[Item]:
+    def training(self) -> IndexedItems:
         """The items trained on."""
-        return [self.items[index] for index in self._split[0]]
+        return Selection(self._at_hand, self._split[0])
 
     @cached_property
-    def held_out(self) -> list[Item]:
+    def held_out(self) -> IndexedItems:
         """The items kept for evaluation."""
-        return [self.items[index] for index in self._split[1]]
+        return Selection(self._at_hand, self._split[1])
+
+    @cached_property
+    def bins(self) -> Bins:
+        """Which items trained on lie together."""
+        batch, lengths = self.config.batch, self.training.lengths
+        return pack(lengths, batch.packing, batch.max_length, self.context.seed, self.items.mixing.shuffle)
 
     @cached_property
     def order(self) -> BatchOrder:
         """Which items make up which micro-batch."""
-        batch = self.config.batch
-        return BatchOrder([item.tokens for item in self.training], batch.rows, self.context.seed, batch.by_length)
+        batch, shuffle = self.config.batch, self.items.mixing.shuffle
+        lengths, seed = self.training.lengths, self.context.seed
+        return BatchOrder(lengths, batch.rows, seed, batch.by_length, shuffle, self.bins)
+
+    @cached_property
+    def evaluation_order(self) -> BatchOrder:
+        """The held-out items in their own order, packed as those trained on are."""
+        batch, lengths = self.config.batch, self.held_out.lengths
+        bins = pack(lengths, batch.packing, batch.max_length, self.context.seed, shuffle=False)
+        return BatchOrder(lengths, batch.rows, self.context.seed, shuffle=False, bins=bins)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps in one pass over the data; the last may hold fewer micro-batches."""
-        return math.ceil(len(self.order) / self.config.batch.accumulation)
+    def bin_size(self) -> int:
+        """Tokens of a bin; 0 where each item has one of its own."""
+        batch = self.config.batch
+        return 0 if batch.packing == "none" else batch.max_length
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimiser steps in one pass over the data; the last may hold fewer micro-batches. None for a stream."""
+        return None if self.stream else math.ceil(len(self.order) / self.config.batch.accumulation)
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole stage."""
-        return self.config.steps or math.ceil(self.config.epochs * self.steps_per_epoch)
+        if self.config.steps is not None:
+            return self.config.steps
+        assert self.steps_per_epoch is not None, "a stream is refused where steps is not set"
+        return math.ceil(self.config.epochs * self.steps_per_epoch)
 
     @property
     def warmup_steps(self) -> int:

@@ -1,34 +1,79 @@
-"""Examples become items: encoded once, every row accounted for."""
+"""Examples become items: encoded once and kept for the next run, or while training, every row accounted for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+from tunekit.data import cache_folder
 from tunekit.errors import DataError, PlanError, Problem
 from tunekit.values import Example, Examples, Kind, Prepared, StageContext, ToolFormat
 
-from .encoding import Encoder, Rules
+from . import store
+from .cache import DataCache
 from .items import Items
+from .streaming import ItemEncoder, StreamedItems
+
+if TYPE_CHECKING:
+    from .encoding import Rules
 
 
 def prepare(data: Examples, tokenizer: Any, rules: Rules, kinds: frozenset[Kind], context: StageContext) -> Prepared:
-    """Encode all examples. Raises DataError where the data is of a kind that the stage does not train on."""
-    encoder = Encoder(tokenizer, rules, _tool_format(context))
-    items = encoder.encode_all(_of_kind(data, kinds, context), data.account)
-    return Items(items, data.account, data.mixing)
+    """Encode all examples by rules. Raises DataError where the data is of a kind that the stage does not train on."""
+    from .encoding import Encoder
+
+    return prepare_with(Encoder(tokenizer, rules, _tool_format(context)), data, kinds, context)
 
 
-def _of_kind(examples: Examples, kinds: frozenset[Kind], context: StageContext) -> Iterator[Example]:
-    for example in examples:
-        if example.kind in kinds:
+def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], context: StageContext) -> Prepared:
+    """Encode all examples, or take them from an earlier run that did the same; streamed data waits for the training.
+
+    A sample, which has no fingerprint, is encoded in memory.
+    """
+    fit = _Fit(kinds, context.name)
+    if not data.fingerprint:
+        return Items(encoder.encode_all(fit(data), data.account), data.account, data.mixing)
+    key = cache_key(data.fingerprint, encoder.fingerprint, kinds)
+    if data.mixing.streaming:
+        return StreamedItems(data, encoder, fit, context.seed, key)
+    cache = DataCache(cache_folder("data"))
+    found = cache.find(key, data.mixing)
+    if found is not None:
+        return found
+    return cache.make(key, encoder.encode_all(fit(data), data.account), data.account, data.mixing)
+
+
+def cache_key(data: str, encoder: str, kinds: frozenset[Kind]) -> str:
+    """A name for what these data become in this encoder and this version."""
+    parts = [data, encoder, sorted(kinds), store.VERSION, version("tunekit-train")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+TOLD: dict[Kind, str] = {
+    "text": "a document",
+    "conversation": "a conversation",
+    "preference": "a pair of a chosen and a rejected answer",
+    "labelled": "an answer that is called good or bad",
+}
+
+
+class _Fit:
+    """Lets examples through that the stage trains on."""
+
+    def __init__(self, kinds: frozenset[Kind], stage: str) -> None:
+        self.kinds, self.stage = kinds, stage
+
+    def __call__(self, examples: Iterable[Example]) -> Iterator[Example]:
+        for example in examples:
+            if example.kind not in self.kinds:
+                wanted = " or ".join(TOLD[kind] for kind in sorted(self.kinds))
+                reason = f"is {TOLD[example.kind]}, and {self.stage} trains on {wanted}"
+                remedy = "name another stage, other data, or another `format:`"
+                raise DataError([Problem(example.where, reason, remedy)])
             yield example
-            continue
-        told = {"text": "a document", "conversation": "a conversation", "preference": "a pair of a chosen and a "
-                "rejected answer", "labelled": "an answer that is called good or bad"}  # fmt: skip
-        wanted = " or ".join(told[kind] for kind in sorted(kinds))
-        reason = f"is {told[example.kind]}, and {context.name} trains on {wanted}"
-        raise DataError([Problem(example.where, reason, "name another stage, other data, or another `format:`")])
 
 
 def _tool_format(context: StageContext) -> ToolFormat | None:

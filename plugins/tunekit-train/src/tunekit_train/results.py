@@ -56,12 +56,24 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
         "couples_batch": job.objective.couples_batch,
         "steps": job.total_steps,
         "steps_per_epoch": job.steps_per_epoch,
-        "items_trained_on": len(job.training),
+        "items_trained_on": None if job.stream else len(job.training),
         "items_held_out": len(job.held_out),
         "micro_batches": total.batches,
         "tokens": total.tokens,
         "supervised_share": total.supervised_tokens / total.tokens,
+        "packing": job.config.batch.packing,
+        "packing_efficiency": _packing_efficiency(job, total),
     }
+
+
+def _packing_efficiency(job: Job, total: Tally) -> float | None:
+    """Tokens per place in the bins; None where each item has a bin of its own."""
+    size = job.bin_size
+    if not size:
+        return None
+    if job.stream is None:
+        return job.bins.efficiency(job.training.lengths, size)
+    return total.tokens / (total.batches * job.config.batch.rows * size)
 
 
 def _evaluation(evaluations: History) -> dict[str, float]:

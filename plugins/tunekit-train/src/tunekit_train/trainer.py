@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from .feeding import Drawn, InTurn, StreamedBatches
 from .forward import Forward
 from .job import Job
 from .objective import Batch, Provided, Sums
+from .streaming import Position
 from .tally import Tally
 
 
@@ -26,21 +28,28 @@ class EngineTrainer(Trainer):
     def __init__(self, job: Job, **arguments: Any) -> None:
         self.job = job
         self.window, self.total = Tally(), Tally()
+        self.position = Position()
         self._step_started = 0.0
         super().__init__(**arguments)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Our fixed list of batches per epoch, as a batch sampler, so that accelerate skips what is done on resume."""
-        return self._loader(self.job.training, self.job.order)
+        """Our fixed list of batches per epoch, as a batch sampler, so that accelerate skips what is done on resume.
+
+        A stream is one epoch of numbered batches; those that are skipped are never drawn.
+        """
+        job, batch = self.job, self.job.config.batch
+        if job.stream is None:
+            return self._loader(job.training, job.order, _collate)
+        batches = StreamedBatches(job.stream, batch.rows, job.bin_size, self.position)
+        return self._loader(batches, InTurn(job.total_steps * batch.accumulation, batch.rows), _only)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The held-out items in their own order."""
-        rows, items = self.job.config.batch.rows, self.job.held_out
-        return self._loader(items, [list(range(at, min(at + rows, len(items)))) for at in range(0, len(items), rows)])
+        return self._loader(self.job.held_out, self.job.evaluation_order, _collate)
 
-    def _loader(self, items: Any, batches: Any) -> DataLoader[Any]:
+    def _loader(self, items: Any, batches: Any, collate: Any) -> DataLoader[Any]:
         own = torch.Generator()  # a loader without one would draw from the generator that dropout uses
-        loader = DataLoader(items, batch_sampler=batches, collate_fn=_collate, generator=own)
+        loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own)
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
@@ -49,6 +58,7 @@ class EngineTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one step, and their total weight before the first backward."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        self.position = samples[-1].get("position", self.position)
         weight = sum(self.job.objective.weight(sample["batch"]) for sample in samples)
         self._step_started = time.perf_counter()
         return samples, self._over_processes(weight)
@@ -129,3 +139,7 @@ class EngineTrainer(Trainer):
 
 def _collate(items: list[Any]) -> dict[str, Any]:
     return {"batch": Batch(tuple(items))}
+
+
+def _only(drawn: list[Drawn]) -> dict[str, Any]:
+    return vars(drawn[0])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import jinja2
 import pytest
 import trl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jinja2.ext import Extension
 
 from tunekit_templates.entries import TEMPLATES
@@ -40,6 +43,8 @@ THINKING_IN_TEXT = [
 ]  # fmt: skip
 PLAINS = [PLAIN, [SYSTEM, *PLAIN], PLAIN[:1], [SYSTEM, *PLAIN[:3]], PLAIN[:2]]
 ALL = {"bos_token": "<s>", "eos_token": "</s>"}
+ROLES = ("user", "assistant")
+ENDING = {"phi3": "<|endoftext|>", "deepseek": "<｜end▁of▁sentence｜>", "deepseek-r1": "<｜end▁of▁sentence｜>"}  # noqa: RUF001
 
 
 def render(text, messages, **variables):
@@ -51,9 +56,8 @@ def render(text, messages, **variables):
     def tojson(value, indent=None, ensure_ascii=False):
         return json.dumps(value, indent=indent, ensure_ascii=ensure_ascii)
 
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Unmarked])
-    environment.filters["tojson"] = tojson
-    return environment.from_string(text).render(messages=messages, raise_exception=refuse, **{**ALL, **variables})
+    ENVIRONMENT.filters["tojson"] = tojson
+    return compiled(text).render(messages=messages, raise_exception=refuse, **{**ALL, **variables})
 
 
 class Unmarked(Extension):
@@ -66,6 +70,15 @@ class Unmarked(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+ENVIRONMENT = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Unmarked])
+
+
+@cache
+def compiled(text):
+    return ENVIRONMENT.from_string(text)
+
+
+@cache
 def shipped(file):
     """The text of a chat template that TRL ships as it was published."""
     return (Path(trl.__file__).parent / "chat_templates" / file).read_text()
@@ -77,7 +90,7 @@ CASES = [
     *(("llama3.1", "llama3_1.jinja", messages, {"tools": TOOLS}) for messages in (ONE_CALL, [SYSTEM, *ONE_CALL])),
     *(("gemma", "gemma.jinja", messages, {}) for messages in (PLAIN, PLAIN[:1], PLAIN[:2])),
     *(("gemma3", "gemma3.jinja", messages, {}) for messages in PLAINS),
-    *(("phi3", "phi3.jinja", messages, {"eos_token": "<|endoftext|>"}) for messages in PLAINS),
+    *(("phi3", "phi3.jinja", messages, {}) for messages in PLAINS),
     *(("qwen2.5", "qwen2_5.jinja", messages, {}) for messages in [*PLAINS, CALLS, [SYSTEM, *CALLS]]),
     *(("qwen2.5", "qwen2_5.jinja", messages, {"tools": TOOLS}) for messages in (CALLS, [SYSTEM, *CALLS], ONE_CALL)),
     *(("qwen3", "qwen3.jinja", messages, {}) for messages in [*PLAINS, CALLS, THINKING, THINKING_IN_TEXT, ONE_CALL]),
@@ -93,13 +106,42 @@ CASES = [
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize(("name", "file", "messages", "variables"), CASES)
 def test_a_template_renders_what_the_published_one_does(name, file, messages, variables, prompt):
-    if name.startswith("deepseek"):
-        variables = {**variables, "eos_token": "<｜end▁of▁sentence｜>"}  # noqa: RUF001
     ours, theirs = (
-        render(text, messages, add_generation_prompt=prompt, **variables)
+        render(text, messages, **{"eos_token": ENDING.get(name, "</s>"), "add_generation_prompt": prompt, **variables})
         for text in (TEMPLATES.load(name).text, shipped(file))
     )
     assert ours == theirs
+
+
+SAID = st.lists(
+    st.one_of(
+        st.sampled_from(["\n", " ", "<think>", "<tool_response>", "</tool_response>", "<|im_end|>", "{{ x }}", "<s>"]),
+        st.text(max_size=5),
+    ),
+    max_size=5,
+).map("".join)  # fmt: skip
+TALKS = st.lists(st.tuples(SAID, SAID), min_size=1, max_size=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), sorted({(name, file) for name, file, *_ in CASES} | {("deepseek", "deepseekv3.jinja")})
+)
+@given(talk=TALKS, system=st.none() | SAID, asked=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_a_template_renders_any_conversation_as_the_published_one_does(name, file, talk, system, asked):
+    turns = [{"role": role, "content": said} for pair in talk for role, said in zip(ROLES, pair, strict=True)]
+    messages = [{"role": "system", "content": system}] * (system is not None and name != "gemma") + turns[
+        : -1 if asked else None
+    ]
+    variables = {"eos_token": ENDING.get(name, "</s>"), "add_generation_prompt": asked and name != "deepseek"}
+    assert render(TEMPLATES.load(name).text, messages, **variables) == render(shipped(file), messages, **variables)
+
+
+@given(talk=TALKS.map(lambda talk: [(asked, f"{said}</think>{said}") for asked, said in talk]))
+@settings(max_examples=80, deadline=None)
+def test_qwen3_finds_thinking_in_an_answer_as_the_published_one_does(talk):
+    turns = [{"role": role, "content": said} for pair in talk for role, said in zip(ROLES, pair, strict=True)]
+    assert render(TEMPLATES.load("qwen3").text, turns) == render(shipped("qwen3.jinja"), turns)
 
 
 @pytest.mark.parametrize("messages", PLAINS)

@@ -228,6 +228,11 @@ def test_a_tokenizer_without_end_token_can_take_no_template_that_writes_it(token
         patch(tokenizer_with(eos=None), name="alpaca")
 
 
+def test_a_run_has_one_chat_template():
+    with pytest.raises(PlanError, match=r"chat\.template"):
+        plan_for(ChatTemplate(name="chatml"), ChatTemplate(name="alpaca"))
+
+
 # Templates and tool formats of other distributions.
 
 

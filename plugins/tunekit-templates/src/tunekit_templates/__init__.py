@@ -36,6 +36,7 @@ class ChatTemplate(Plugin[ChatTemplateConfig]):
     """A chat template for a model that has none, or another than its own."""
 
     provides = frozenset({"chat.template"})
+    conflicts = frozenset({"chat.template"})
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

@@ -18,7 +18,9 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-_CONTROL = re.compile(r"<[|｜][^<>\n' ]*?[|｜]>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<\|?turn\|?>|\[EOS\]")
+_CONTROL = re.compile(
+    r"<[|\uff5c][^<>\n' ]*?[|\uff5c]>|<\|\w+>|<\w+\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<\|?turn\|?>|\[EOS\]"
+)
 
 
 def byte_tokenizer(template: str | None = CHATML, special: Iterable[str] = SPECIAL) -> Any:
@@ -36,7 +38,8 @@ def fast_tokenizer(backend: Any, template: str | None, special: Iterable[str] = 
     """A transformers tokenizer around a backend, with `<s>` and `</s>` as start and end tokens."""
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    made: Any = PreTrainedTokenizerFast
+    tokenizer = made(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     tokenizer.add_special_tokens({"additional_special_tokens": list(dict.fromkeys(special))})
     tokenizer.chat_template = template
     return tokenizer

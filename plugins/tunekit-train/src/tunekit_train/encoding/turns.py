@@ -193,10 +193,12 @@ class Rendering:
         found = list(self.fences.closing.finditer(self.text, last, until))
         sure = [token for token in found if token.end() <= shared]
         ends_others = next((token for token in sure or found if token.group() in self._closers), None)
-        if not sure and last <= shared == len(whole):
+        if ends_others:
+            return ends_others.end()
+        if last <= shared == len(whole) and (not sure or self.text[sure[-1].end() : shared].strip()):
             token = self.fences.ending.match(self.text, shared)
             return token.end() if token else shared
-        closing = ends_others or (sure[-1] if sure else found[0] if found else None)
+        closing = sure[-1] if sure else found[0] if found else None
         return closing.end() if closing else None
 
     @cached_property

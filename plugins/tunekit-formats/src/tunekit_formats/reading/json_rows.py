@@ -39,7 +39,7 @@ def _read_lines(blob: Blob) -> Pass:
             continue
         number += 1
         try:
-            value = decode(raw.decode())
+            value = decode(raw.decode().rstrip())
         except UnicodeDecodeError as error:
             yield BadRow(number, f"{name}, line {line}", wrong_byte(error), UTF8)
         except (ValueError, RecursionError) as error:

@@ -69,7 +69,8 @@ class Fitter:
         fit, first = Fit(split=True), 0
         while first < len(exchanges.groups):
             room = self.limit - places[0] + places[first]
-            last = max(first + 1, sum(1 for place in places[1:] if place <= room))
+            # A place lies behind its header, so one exchange more than the places tell may fit.
+            last = min(len(exchanges.groups), max(first, sum(1 for place in places[1:] if place <= room)) + 1)
             part = self._part(page, exchanges, first, last)
             while len(part) > self.limit and last > first + 1:
                 last -= 1

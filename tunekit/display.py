@@ -136,10 +136,12 @@ def _data(parts: Sequence[DataEstimate]) -> Section:
         "supervised": lambda part: f"{part.supervised:.0%}",
         "longest": lambda part: f"{part.longest:,}",
         "padding saved": lambda part: f"{part.padding:.0%}",
+        "packed places filled": lambda part: "" if part.packing is None else f"{part.packing:.0%}",
         "optimiser steps": lambda part: f"{part.steps:,}",
     }
     stages = tuple(part.stage for part in parts)
-    rows = tuple((name, *(tell(part) for part in parts)) for name, tell in facts.items())
+    told = ((name, *(tell(part) for part in parts)) for name, tell in facts.items())
+    rows = tuple(row for row in told if any(row[1:]))
     return Section("Data, from a sample", ("", *stages), rows, frozenset(stages), "`tunekit data` looks at every row")
 
 

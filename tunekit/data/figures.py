@@ -58,8 +58,8 @@ def measure(items: Iterable[Item], config: Any = None, account: Account | None =
     for item in items:
         own.append(tuple(len(sequence) for sequence in item.sequences))
         supervised += sum(map(count_supervised, item.sequences))
-        cut += sum(sequence.cut for sequence in item.sequences)
-        before.update(len(sequence) + sequence.cut for sequence in item.sequences)
+        cut += sum(int(sequence.cut) for sequence in item.sequences)
+        before.update(len(sequence) + int(sequence.cut) for sequence in item.sequences)
         places.update(sequence.where for sequence in item.sequences)
     rows, limit = option(config, "batch.rows"), option(config, "batch.max_length")
     flat = [length for lengths in own for length in lengths]

@@ -58,7 +58,7 @@ class StageData:
         """What has to be said besides."""
         notes = []
         if self.stage.mixing.streaming:
-            notes.append("the data is streamed, so a limit says how much of it is looked at")
+            notes.append("the data is streamed, so only its head is looked at; a limit says how much")
         names = [source.name for source in self.stage.sources]
         kept, found = self.account.kept, self.figures.rows
         if kept != found and not self.problems and len(set(names)) == len(names):
@@ -70,7 +70,8 @@ class StageData:
 
     def drawings(self) -> Iterator[Drawing]:
         """What is shown of it, in order."""
-        looked = "every row" if self.limit is None else f"the first {self.limit:,} rows of each source"
+        head = "row" if self.limit == 1 else f"{self.limit or 0:,} rows"
+        looked = "every row" if self.limit is None else f"the first {head} of each source"
         yield Heading(f"{self.name}: {looked}")
         if self.notes:
             yield Section("", (), tuple((note,) for note in self.notes))

@@ -64,9 +64,8 @@ class ShownSequence:
             else {"text": part.text, "ids": part.ids, "weights": part.weights, "special": part.special}
             for part in self.parts
         ]
-        supervised = count_supervised(self.sequence)
-        return {"name": self.name, "tokens": len(self.sequence), "supervised": supervised, "cut": self.sequence.cut,
-                "parts": parts}  # fmt: skip
+        counts = {"tokens": len(self.sequence), "supervised": count_supervised(self.sequence)}
+        return {"name": self.name, **counts, "cut": int(self.sequence.cut), "parts": parts}
 
     def _parts(self) -> Iterator[Piece | Gap]:
         length, start = len(self.sequence), self.shared
@@ -131,7 +130,7 @@ class ShownItem:
         """Plain data."""
         return {
             "stage": self.stage,
-            "row": self.item.sequences[0].row,
+            "row": int(self.item.sequences[0].row),
             "where": self.where,
             "label": self.item.label,
             "margin": self.item.margin,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.style import Style
 from rich.text import Text
 
@@ -28,10 +27,9 @@ def draw(shown: Shown, plain: bool = False) -> Iterator[RenderableType]:
     if shown.items:
         yield _legend(shown, plain)
     for item in shown.items:
-        yield Text()
-        yield Rule(
-            Text(" · ".join((f"{item.stage}: {item.where}", *item.facts)), style="bold"), align="left", style="dim"
-        )
+        yield Text.assemble(("\n── ", "dim"), (f"{item.stage}: {item.where}", "bold"))
+        if item.facts:
+            yield Text(", ".join(item.facts), style="cyan")
         for sequence in item.sequences:
             name = f"{sequence.name}: " if sequence.name else ""
             yield Text(f"{name}{sequence.facts}", style="italic")

@@ -1,0 +1,384 @@
+"""What a user sees of the data: every row accounted for, every token with its weight."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from io import StringIO
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from looking_helpers import LOOKING, LOOKING_PLUGINS
+from rich.console import Console
+
+import tunekit as tk
+from tunekit.data.histogram import Histogram
+from tunekit.data.lengths import Lengths, packing_share, padding_share
+from tunekit.data.picture import draw_lengths
+from tunekit.data.shown import Shown, ShownItem, pieces_of
+from tunekit.data.tables import compact
+from tunekit.errors import DataError, PlanError, TunekitError
+from tunekit.record import Record
+from tunekit.testing.tiny import tiny_tokenizer
+from tunekit.values import Account, Item, Places, TokenSequence
+
+
+@pytest.fixture
+def look(world):
+    """Make the report of rows, with any options of the stage."""
+    world("fake-looking", LOOKING_PLUGINS, LOOKING)
+
+    def make(*texts, stages=None, limit=None, stage=None, data=None, **options):
+        rows = data or [{"text": text} for text in texts]
+        stages = stages or [{"teach": options}]
+        return pipeline_of(rows, stages).data(stage, limit)
+
+    return make
+
+
+def pipeline_of(rows, stages):
+    return tk.Pipeline("m", rows, use={"letters": {}, "transformers": {"fail": True}}, stages=stages)
+
+
+def printed(drawing, width=80, **options):
+    console = Console(file=StringIO(), width=width, **options)
+    console.print(drawing)
+    return console.file.getvalue()
+
+
+def shown(ids, weights, tokenizer=None, most=512):
+    sequence = TokenSequence(ids, weights, 1, "a.json, row 1")
+    return Shown((ShownItem("sft", Item((sequence,)), tokenizer or tiny_tokenizer(), most),))
+
+
+def test_every_row_read_is_kept_left_out_or_dropped(look):
+    report = look("a>b", "no answer", "", "a>longer than eight", "c>d", data=None, drop=True)
+    (data,) = report.stages
+    (source,) = data.account.sources.values()
+    left_out = sum(places.count for places in source.left_out.values())
+    assert (source.rows, source.kept, left_out, source.dropped.count) == (5, 2, 2, 1)
+    line = next(line for line in printed(report, 120).splitlines() if "rows given in Python" in line)
+    assert line.split()[-7:] == ["5", "2", "2", "1", "0", "0", "0"]
+
+
+def test_no_weight_is_loaded(look):
+    assert look("a>b").ok  # loading the model fails in this pipeline
+
+
+def test_bad_rows_are_shown_with_their_places_and_what_to_do_and_stop_a_run(look):
+    report = look("a>b", "one", "two", "", "c>d")
+    assert not report.ok
+    text = printed(report, 120)
+    assert "left out: no answer" in text
+    assert "→ write one after >" in text
+    assert "row 2, 3" in text
+    assert "a run would stop: 3 of 5 rows cannot be used" in text
+    assert [problem.where for problem in report.problems][:3] == [
+        f"data (rows given in Python), row {n}" for n in (2, 3, 4)
+    ]
+    with pytest.raises(DataError, match="no answer"):
+        pipeline_of([{"text": "one"}], [{"teach": {}}]).run("nowhere")
+
+
+def test_bad_rows_that_the_recipe_drops_are_counted_and_stop_nothing(look, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a>b"}\n{"text": "one"}\n')
+    report = look(data={"path": str(path), "bad_rows": "drop"})
+    assert report.ok
+    assert "a run would start, on 1 of 2 rows" in printed(report)
+    assert "left out: no answer" in printed(report)
+
+
+def test_data_that_leaves_nothing_to_train_on_stops_a_run(look, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one"}\n')
+    report = look(data={"path": str(path), "bad_rows": "drop"})
+    assert "every row was left out: no answer" in printed(report, 200)
+
+
+def test_a_limit_looks_at_the_first_rows_of_each_source(look):
+    report = look("a>b", "c>d", "bad", limit=2)
+    assert report.ok
+    assert report.stages[0].account.rows == 2
+    assert "the first 2 rows of each source" in printed(report)
+
+
+def test_streamed_data_is_looked_at_up_to_a_limit(look, monkeypatch, tmp_path):
+    monkeypatch.setattr("tunekit.data.stage_data.STREAMED_ROWS", 2)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a>b"}\n' * 5)
+    report = look(data={"sources": [str(path)], "streaming": True})
+    assert report.stages[0].account.rows == 2
+    assert "the data is streamed" in printed(report)
+    assert look(data={"sources": [str(path)], "streaming": True}, limit=4).stages[0].account.rows == 4
+
+
+def test_a_stage_is_chosen_by_name_or_number(look):
+    stages = [{"teach": {}}, {"steps": {}}]
+    assert [data.name for data in look("a>b", stages=stages).stages] == ["teach", "steps"]
+    for wanted in ("steps", 1, "1"):
+        assert [data.name for data in look("a>b", stages=stages, stage=wanted).stages] == ["steps"]
+    with pytest.raises(PlanError, match=r"'sft' is no stage of this recipe; its stages are teach \(0\)"):
+        look("a>b", stage="sft")
+
+
+def test_data_that_no_format_knows_is_a_problem_of_its_stage_alone(look):
+    report = look("a>b", stages=[{"teach": {}}, {"steps": {"data": [{"nonsense": 1}]}}])
+    good, bad = report.stages
+    assert (good.ok, bad.ok, report.ok) == (True, False, False)
+    assert "which no format knows" in printed(report, 200)
+
+
+def test_a_plugin_that_loses_a_row_unseen_is_found_out(look):
+    assert "2 rows are said to be kept, but the sequences lead back to 1" in printed(look("a>b", "c>d", loses=2), 200)
+    assert "lead back" not in printed(look("a>b", "c>d"), 200)
+
+
+def test_figures_are_those_of_the_tokens(look):
+    figures = look("a>b", "ab>cdefghij", "abc>de").stages[0].figures
+    assert (figures.sequences, figures.tokens, figures.supervised, figures.tokens_cut) == (3, 3 + 8 + 6, 1 + 5 + 2, 3)
+    assert figures.lengths.to_mapping() == {"shortest": 3, "median": 6, "90%": 11, "99%": 11, "longest": 11}
+    assert figures.lengths.beyond == 1
+    assert figures.padding == pytest.approx(1 - 17 / (8 + 8 + 6))  # batches of two: 3 and 8, then 6
+    assert figures.packing == pytest.approx(17 / 24)  # 3 | 8 | 6: none fits beside the one before
+
+
+def test_padding_counts_every_sequence_of_an_item():
+    assert padding_share([(4, 2), (4, 4)], 1) == pytest.approx(1 - 14 / 16)
+    assert padding_share([], 4) == 0
+
+
+def test_packing_opens_a_row_where_the_next_does_not_fit():
+    assert packing_share([5, 5, 5, 5], 10) == 1
+    assert packing_share([6, 6, 4], 10) == pytest.approx(16 / 20)
+    assert packing_share([99], 10) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 100_000), min_size=1), st.integers(1, 50_000), st.integers(4, 48))
+def test_bins_touch_and_hold_every_sequence_and_end_at_the_limit(lengths, limit, most):
+    bins = Lengths(Counter(lengths), limit).bins(most)
+    assert sum(each.count for each in bins) == len(lengths)
+    assert all(before.last + 1 == after.first for before, after in pairwise(bins))
+    for each in bins:
+        assert each.count == sum(1 for length in lengths if each.first <= length <= each.last)
+        assert each.beyond == (each.first > limit)
+        assert each.beyond or each.last <= limit or each is bins[-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 10_000), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_the_nearest_rank(lengths, share):
+    found = Lengths(Counter(lengths)).quantile(share)
+    at_most = sum(1 for length in lengths if length <= found)
+    below = sum(1 for length in lengths if length < found)
+    assert found in lengths
+    assert at_most >= share * len(lengths)
+    assert below == 0 or below < share * len(lengths)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_the_histogram_fits_the_terminal_and_marks_the_limit(width):
+    lines = printed(Histogram(Lengths({10: 5, 200: 1, 5000: 3}, 1024)), width).splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    (marker,) = [number for number, line in enumerate(lines) if "limit of" in line or "longer than" in line][:1]
+    assert lines[marker - 1].split()[:3] == ["513", "to", "1,024"]
+
+
+def test_the_histogram_of_a_notebook_says_the_same():
+    html = Histogram(Lengths({10: 5, 5000: 3}, 1024))._repr_html_()
+    assert "3 of 8 are longer than the limit of 1,024 (37.5%)" in html
+    assert html.count("<tr>") == len(Lengths({10: 5, 5000: 3}, 1024).bins())
+
+
+def test_the_lengths_are_drawn_as_png(look, tmp_path):
+    look("a>b", "ab>cdefghij", stages=[{"teach": {}}, {"steps": {}}]).draw_lengths(tmp_path / "new" / "lengths.png")
+    assert (tmp_path / "new" / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["lengths.png"]
+
+
+@pytest.mark.parametrize("counts", [{}, {7: 1}, {1: 100, 2: 3, 90_000: 1}])
+def test_a_picture_is_drawn_of_any_lengths(counts, tmp_path):
+    assert draw_lengths({"sft": Lengths(counts, 1024)}, tmp_path / "a.png").exists()
+
+
+def test_without_matplotlib_the_picture_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(TunekitError, match="pip install matplotlib"):
+        draw_lengths({"sft": Lengths({1: 1})}, tmp_path / "a.png")
+
+
+def test_places_are_told_in_few_words():
+    assert compact(Places(2, ["a.json, row 3", "a.json, row 7"])) == "a.json, row 3, 7"
+    assert compact(Places(3, ["a.json, row 3", "b.json, row 7"])) == "a.json, row 3; b.json, row 7 and 1 more"
+    assert compact(Places(40, [f"a, row {n}" for n in range(40)])).endswith("8, 9 and 30 more")
+    assert compact(Places(1, ["somewhere"])) == "somewhere"
+
+
+def test_the_report_is_plain_data_for_scripts(look):
+    mapping = json.loads(json.dumps(look("a>b", "one").to_mapping()))
+    (stage,) = mapping["stages"]
+    assert (mapping["ok"], stage["stage"], stage["rows"], stage["kept"]) == (False, "teach", 2, 1)
+    assert stage["tokens"]["lengths"] == {"3": 1}
+    assert stage["problems"][0]["remedy"] == "write one after >"
+
+
+def test_the_report_escapes_what_users_wrote(look, tmp_path):
+    path = tmp_path / "[red]<b>.jsonl"
+    path.write_text('{"text": "a>b"}\n')
+    report = look(data=str(path))
+    assert "[red]<b>.jsonl" in printed(report, 200)
+    assert "[red]&lt;b&gt;.jsonl" in report._repr_html_()
+    assert "<b>" not in report._repr_html_()
+
+
+def test_the_first_examples_are_shown_of_each_stage(look):
+    report = look("a>b", "c>d", "e>f", stages=[{"teach": {}}, {"steps": {}}])
+    assert [(item.stage, item.where[-5:]) for item in report.show(2).items] == [
+        ("teach", "row 1"), ("teach", "row 2"), ("steps", "row 1"), ("steps", "row 2"),
+    ]  # fmt: skip
+    assert {item.stage for item in report.show(1, stage="steps").items} == {"steps"}
+
+
+def test_examples_of_one_source_are_shown(look, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a>b"}\n' * 3)
+    report = look(data=[str(tmp_path / "first.jsonl"), str(tmp_path / "second.jsonl")])
+    found = report.show(2, source="second.jsonl")
+    assert [item.where.rpartition("/")[2] for item in found.items] == ["second.jsonl, row 1", "second.jsonl, row 2"]
+    with pytest.raises(PlanError, match=r"'third' is no source of teach"):
+        report.show(source="third")
+
+
+def test_one_row_is_shown_by_its_number_or_said_why_not(look):
+    report = look("a>b", "one", "c>d")
+    assert [item.where[-5:] for item in report.show(row=3).items] == ["row 3"]
+    assert "row 2 is not trained on: no answer" in printed(report.show(row=2), 200)
+    assert "there is no row 9: 3 were read" in printed(report.show(row=9), 200)
+    assert "row 2 is not trained on" in report.show(row=2)._repr_html_()
+
+
+def test_without_colour_brackets_hold_what_is_supervised(look):
+    text = printed(look("ab>cd~").show(1), no_color=True)
+    assert "a│b│>⟦c│d│~⟧" in text
+    assert "6 tokens, 3 supervised (50%)" in text
+
+
+def test_supervised_tokens_are_coloured_by_weight_and_others_dim(look):
+    text = printed(look("a>b", "half>c").show(2), force_terminal=True, color_system="truecolor")
+    full, half = (f"\x1b[38;2;16;16;16;48;2;{colour}m" for colour in ("110;205;140", "169;222;165"))
+    assert f"{full}b" in text
+    assert f"{full} weight 1 " in text
+    assert f"{half} weight 0.5 " in text
+    assert "\x1b[2ma" in text
+
+
+def test_in_a_notebook_a_token_tells_its_id_and_weight(look):
+    html = look("half>c").show(1)._repr_html_()
+    assert "title='token 6: id 99, weight 0.5'" in html
+    assert "title='token 1: id 104, weight 0'" in html
+    assert html.count("background: rgba(46,160,67") == 2  # the legend and the one supervised token
+
+
+def test_a_pair_is_shown_once_where_it_is_the_same_and_tells_what_differs(look):
+    text = printed(look("a>bc|bdef").show(1), 120, no_color=True)
+    assert "margin 0.25, the first 3 tokens are shared, then 1 chosen and 3 rejected tokens differ" in text
+    assert "chosen: 4 tokens" in text
+    assert "rejected: 6 tokens" in text
+    assert "… the same 3 tokens as before …" in text
+    assert "⟦d│e│f⟧" in text
+    assert "chosen and rejected are the same" in printed(look("a>b|b").show(1), no_color=True)
+
+
+def test_a_label_is_told(look):
+    report = look("+a>b", "-a>b", "a>b")
+    assert [item.facts for item in report.show(3).items] == [("labelled good",), ("labelled bad",), ()]
+
+
+def test_a_long_row_is_cut_in_the_middle_and_says_by_how_much():
+    found = shown([65] * 1000, [0.0] * 500 + [1.0] * 500, most=100)
+    assert "… 900 tokens not shown, 450 of them supervised …" in printed(found, no_color=True)
+    assert "900 tokens not shown" in found._repr_html_()
+
+
+def test_markup_and_html_in_a_text_stay_text():
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode("[bold]a[/bold] <b>&amp; [/nonsense]")
+    found = shown(ids, [1.0] * len(ids))
+    text = printed(found, 200, no_color=True).replace("│", "").replace("⟦", "").replace("⟧", "")
+    assert "[bold]a[/bold] <b>&amp; [/nonsense]" in text
+    assert "<b>" not in found._repr_html_().replace("<b style", "")
+    assert "&lt;" in found._repr_html_()
+
+
+def test_characters_that_cannot_be_seen_are_marked():
+    ids = tiny_tokenizer().encode("a\tb\x1b[31m\u202e\n")
+    visible = "".join(piece.visible for piece in pieces_of(tiny_tokenizer(), ids, [1.0] * len(ids)))
+    assert visible == "a⇥b␛[31m\\u202e⏎\n"
+    assert "\x1b[31m" not in printed(shown(ids, [1.0] * len(ids)), no_color=True)
+
+
+def test_bytes_are_joined_until_they_are_a_character():
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode("é漢👩")
+    assert len(ids) == 2 + 3 + 4
+    pieces = list(pieces_of(tokenizer, ids, [0.0] * 5 + [1.0] * 4))
+    assert [(piece.text, len(piece.ids)) for piece in pieces] == [("é", 2), ("漢", 3), ("👩", 4)]
+    assert str(pieces[2]) == f"tokens 6 to 9: ids {', '.join(map(str, ids[5:]))}, weight 1"
+
+
+def test_special_tokens_are_told_from_the_same_text():
+    tokenizer = tiny_tokenizer()
+    written = tokenizer.encode("<|im_end|>", split_special_tokens=True)
+    pieces = list(pieces_of(tokenizer, [tokenizer.eos_token_id, *written], [0.0] * (1 + len(written))))
+    assert (pieces[0].text, pieces[0].special) == ("<|im_end|>", True)
+    assert "".join(piece.text for piece in pieces[1:]) == "<|im_end|>"
+    assert not any(piece.special for piece in pieces[1:])
+
+
+def test_the_first_token_is_never_a_target():
+    assert [piece.weight for piece in pieces_of(tiny_tokenizer(), [65, 66], [1.0, 1.0])] == [0.0, 1.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd")))
+def test_pieces_are_the_whole_text(text):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer.encode(text)
+    pieces = list(pieces_of(tokenizer, ids, [1.0] * len(ids)))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [number for piece in pieces for number in piece.ids] == ids
+
+
+def test_a_run_shows_the_account_of_its_data(world, tmp_path):
+    world("fake-looking", LOOKING_PLUGINS, LOOKING)
+    rows = [{"text": text} for text in ("a>b", "ab>cdefghij")]
+    run = tk.Pipeline("m", rows, use=["letters"], stages=[{"teach": {}}]).run(tmp_path / "run")
+    text = printed(run.data, 120)
+    assert "cut: longer than the limit" in text
+    assert "1 of 2 are longer than the limit of 8 (50.0%)" in text
+    assert "6 tokens, 54.5%" in text  # 1 of 3 and 5 of 8 are supervised
+    assert "cut: longer" in run.data._repr_html_()
+    assert run.data["teach"].kept == 2
+    assert run.data.to_mapping() == json.loads((tmp_path / "run" / "data.json").read_text())
+
+
+def test_the_record_of_any_data_is_small_and_still_adds_up(tmp_path):
+    account = Account()
+    source = account.source("a")
+    for number in range(5000):
+        source.rows += 1
+        account.leave_out("a", f"a, row {number}", f"reason {number % 300}", optional=True)
+    source.lengths.update(range(20_000))
+    record = Record(tmp_path)
+    record.data("sft", account)
+    kept = record.accounts["sft"].sources["a"]
+    assert (tmp_path / "data.json").stat().st_size < 200_000
+    assert kept.kept == source.kept == 0
+    assert sum(places.count for places in kept.left_out.values()) == 5000
+    assert len(kept.left_out["other reasons"].where) == 100
+    assert kept.lengths.total() == 20_000
+    assert Lengths(kept.lengths).quantile(0.5) == pytest.approx(10_000, rel=0.005)

@@ -91,12 +91,13 @@ def test_rows_whose_every_label_is_masked_stop_the_plan(model):
 
 
 def test_rows_that_cannot_be_trained_on_are_left_out_and_told_where_the_source_says_so(model, tmp_path):
-    long = {"messages": [{"role": "user", "content": "five and " * 40}, {"role": "assistant", "content": "x"}]}
-    data = {"rows": [CHAT[0], long, CHAT[1], {"messages": 7}], "bad_rows": "drop"}
-    run = pipeline(model, data, batch={"max_length": 64, "rows": 2}).run(tmp_path / "run")
-    assert list(run.record.finished_stages()[0]["facts"]["left_out"]) == ["data (rows given in Python), row 2"]
-    account = json.loads((tmp_path / "run" / "data.json").read_text())["sft"]
-    assert (account["rows"], account["kept"], account["left_out"]) == (4, 3, 1)
+    masked = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x", "weight": 0}]}
+    data = {"rows": [CHAT[0], masked, CHAT[1], {"messages": 7}], "bad_rows": "drop"}
+    pipeline(model, data, batch={"max_length": 64, "rows": 2}).run(tmp_path / "run")
+    account = account_of(tmp_path / "run")
+    assert (account["rows"], account["kept"], account["sequences"]) == (4, 2, 2)
+    places = [place for told in account["left_out"].values() for place in told["where"]]
+    assert sorted(place.rpartition(", ")[2] for place in places) == ["row 2", "row 4"]
 
 
 def test_sequences_over_the_limit_are_counted_in_plan_and_record(model, tmp_path):
@@ -106,10 +107,18 @@ def test_sequences_over_the_limit_are_counted_in_plan_and_record(model, tmp_path
     ]
     made = pipeline(model, long, batch={"max_length": 64, "rows": 2})
     assert made.plan().estimate.data[0].too_long == 2
-    run = made.run(tmp_path / "run")
-    facts = run.record.finished_stages()[0]["facts"]
-    assert facts["sequences_cut"] == 2
-    assert facts["tokens_cut"] > 0
+    made.run(tmp_path / "run")
+    account = account_of(tmp_path / "run")
+    assert account["cut"]["count"] == 2
+    assert account["cut"]["where"][0].endswith("row 3")
+    assert account["tokens_cut"] > 0
+
+
+def account_of(folder: Path) -> dict[str, Any]:
+    """The account of the only source of the only stage."""
+    (stage,) = json.loads((folder / "data.json").read_text()).values()
+    (account,) = stage.values()
+    return account
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(model, tmp_path):

@@ -125,7 +125,8 @@ def test_what_is_written_is_complete(tmp_path, hook):
     made = write_plugin("word-play", Hook(hook), tmp_path)
     assert made == tmp_path / "tunekit-word-play"
     package = made / "src" / "tunekit_word_play"
-    assert "class WordPlay(Plugin[WordPlayConfig]):" in (package / "__init__.py").read_text()
+    base = "Stage" if hook == "stage" else "Plugin"
+    assert f"class WordPlay({base}[WordPlayConfig]):" in (package / "__init__.py").read_text()
     assert (package / "py.typed").is_file()
     assert (made / "tests" / "test_conformance.py").is_file()
     pyproject = (made / "pyproject.toml").read_text()

@@ -24,7 +24,8 @@ HEAD = """## Supervised fine-tuning
 
 Supervised fine-tuning of SmolLM2-135M-Instruct with LoRA of rank 8 on all linear layers, on rows of
 `alpaca_en_demo.json`, 4 rows per micro-batch, cut at 512 tokens. Every contender trains on the same token ids, the
-same labels and the same initial adapter, in the same order. Rounds: {rounds}; steps: {steps}, of which the first {warm_up} are not timed; medians over the rounds.
+same labels and the same initial adapter, in the same order. Rounds: {rounds}; steps: {steps}, of which the first
+{warm_up} are not timed; medians over the rounds.
 
 ![Real tokens per second and peak memory](pictures/sft.png)
 """

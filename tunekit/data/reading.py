@@ -123,7 +123,8 @@ def _fingerprint(opened: Sequence[_Opened], mixing: Mixing, limit: int | None) -
 
 def _said(example: Example) -> int:
     turns = (*example.messages, *example.chosen, *example.rejected)
-    return hash((example.text, example.label, *((turn.role, turn.content, len(turn.tool_calls)) for turn in turns)))
+    told = ((turn.role, turn.content, turn.thinking, repr(turn.tool_calls or "")) for turn in turns)
+    return hash((example.text, example.label, *told))
 
 
 def _recognise(calls: Calls, rows: Rows) -> PlannedPlugin:

@@ -13,6 +13,7 @@ from ..catalog import Catalog
 from ..errors import Problem, RecipeError, nearest
 from ..plugin import Plugin
 from ..values import Mixing, Source
+from .collections import is_collection, open_collection
 from .model import MixingOptions, Origin, Recipe, SourceOptions, Stage, Use, leaves
 from .overrides import apply_overrides_
 from .reading import read_file
@@ -196,10 +197,6 @@ def _sources(items: list[dict[str, Any]], key: str, problems: list[Problem], bes
 def _expanded(item: dict[str, Any], where: str, problems: list[Problem], beside: Path | None) -> list[dict[str, Any]]:
     """The sources that an item stands for: several where it names data sets of a collection."""
     path = item.get("path")
-    if not isinstance(path, str) or "name" not in item:
-        return [item]
-    from .collections import is_collection, open_collection
-
     if not isinstance(path, str) or not is_collection(Path(_beside(path, beside))):
         return [item]
     names = item.get("name") or ()

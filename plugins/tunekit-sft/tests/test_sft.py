@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tunekit.errors import DataError
-from tunekit.values import Event, Example, Examples, Message
+from tunekit.values import Event, Example, Examples, Message, StageResult
 from tunekit_sft import Sft
 from tunekit_sft.objective import TokenCrossEntropy
 from tunekit_train import Batch, Provided, TokenLogProbs, TokenScores
@@ -36,7 +36,16 @@ def conversations(count: int) -> Examples:
         )
         for row in range(1, count + 1)
     )
-    return Examples(made, count)
+    return Examples.of(made)
+
+
+def train(stage: Sft, data: Examples, folder: Path, events: list[Event] | None = None) -> StageResult:
+    """What a run does: prepare the data, stop on problems, train."""
+    made = prepared_bundle()
+    surroundings = context(folder, events)
+    prepared = stage.tunekit_prepare_data(data, made.tokenizer, surroundings)
+    prepared.account.stop_on_problems()
+    return stage.tunekit_train_stage(made, prepared, surroundings)
 
 
 def prepared_bundle() -> Any:
@@ -48,9 +57,9 @@ def prepared_bundle() -> Any:
 def supervised(rule: str) -> list[int]:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    rendered = Sft(supervise=rule).render(conversations(1), tokenizer)
-    (sequence,) = rendered.sequences
-    return [token for token, weight in zip(sequence.ids, sequence.weights, strict=True) if weight]
+    prepared = Sft(supervise=rule).tunekit_prepare_data(conversations(1), tokenizer, context(Path()))
+    ((sequence,),) = (item.sequences for item in prepared)
+    return [int(token) for token, weight in zip(sequence.ids, sequence.weights, strict=True) if weight]
 
 
 def test_supervise_says_which_turns_have_a_loss() -> None:
@@ -63,7 +72,7 @@ def test_supervise_says_which_turns_have_a_loss() -> None:
 def test_training_lowers_the_loss_and_tells_perplexity(tmp_path: Path) -> None:
     events: list[Event] = []
     stage = Sft(epochs=20, learning_rate=1e-2, evaluate={"share": 0.2})
-    result = stage.tunekit_train_stage(prepared_bundle(), conversations(20), context(tmp_path, events))
+    result = train(stage, conversations(20), tmp_path, events)
     metrics = result.metrics
     assert metrics["train_loss_last"] < 0.3 * metrics["train_loss_first"]
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["eval_loss"]))
@@ -72,28 +81,35 @@ def test_training_lowers_the_loss_and_tells_perplexity(tmp_path: Path) -> None:
 
 
 def test_the_chat_template_is_saved_with_the_model(tmp_path: Path) -> None:
-    Sft(steps=1).tunekit_train_stage(prepared_bundle(), conversations(4), context(tmp_path))
+    train(Sft(steps=1), conversations(4), tmp_path)
     assert TEMPLATE in (tmp_path / "model" / "chat_template.jinja").read_text()
 
 
 def test_conversations_without_an_answer_are_refused_all_at_once(tmp_path: Path) -> None:
     asked = tuple(Example(row, f"rows.json, row {row}", (Message("user", "t5"),)) for row in (3, 8))
     with pytest.raises(DataError, match=r"(?s)rows.json, row 3.*rows.json, row 8"):
-        Sft().tunekit_train_stage(prepared_bundle(), Examples(asked, 2), context(tmp_path))
+        train(Sft(), Examples.of(asked), tmp_path)
 
 
 def test_every_label_masked_is_refused(tmp_path: Path) -> None:
     masked = (Example(1, "rows.json, row 1", (Message("user", "t5"), Message("assistant", "t6", weight=0.0))),)
     with pytest.raises(DataError, match=r"rows\.json, row 1"):
-        Sft().tunekit_train_stage(prepared_bundle(), Examples(masked, 1), context(tmp_path))
+        train(Sft(), Examples.of(masked), tmp_path)
 
 
 def test_sequences_past_the_limit_are_cut_and_counted(tmp_path: Path) -> None:
-    stage = Sft(steps=1, batch={"max_length": 6})
-    facts = stage.tunekit_train_stage(prepared_bundle(), conversations(5), context(tmp_path)).facts
-    assert facts["sequences_cut"] == 5
-    assert facts["tokens_cut"] > 0
-    assert facts["rows_cut"][0] == "rows.json, row 1"
+    data = conversations(5)
+    train(Sft(steps=1, batch={"max_length": 14}), data, tmp_path)
+    (account,) = data.account.sources.values()
+    assert (account.cut.count, account.cut.where[0]) == (5, "rows.json, row 1")
+    assert account.tokens_cut > 0
+
+
+def test_pairs_of_answers_are_refused_at_the_first_row(tmp_path: Path) -> None:
+    pair = Example(4, "rows.json, row 4", (Message("user", "t5"),), chosen=(Message("assistant", "t6"),),
+                   rejected=(Message("assistant", "t7"),))  # fmt: skip
+    with pytest.raises(DataError, match=r"rows.json, row 4: is a pair of .*sft trains on a conversation or a document"):
+        train(Sft(), Examples.of([pair]), tmp_path)
 
 
 def test_the_objective_is_the_weighted_cross_entropy() -> None:

@@ -119,6 +119,20 @@ def test_an_address_that_cannot_be_read_is_named(memory: Any, path: str, message
         _values(path)
 
 
+def test_an_address_that_cannot_be_reached_tells_why(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> None:
+        raise Unreachable("no route to host")
+
+    memory.pipe("/bucket/a.jsonl", LINES)
+    for method in ("_open", "info"):  # the second is asked first
+        monkeypatch.setattr(type(memory), method, fail)
+        with pytest.raises(DataError, match=r"a\.jsonl\)?: cannot be reached: no route to host; check the address, the"):
+            _values("memory://bucket/a.jsonl")
+
+
 class TestAddresses(ReaderSuite):
     plugin = Files()
 

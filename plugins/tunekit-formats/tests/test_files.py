@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tunekit.errors import DataError
 from tunekit.values import Row, Rows, Source
 from tunekit_formats import Files
+from tunekit_formats.reading import hub
 
 ROWS = [{"instruction": 'a, "b"', "output": "line\nline é 你好 "}, {"instruction": "c", "output": "d"}]
 
@@ -299,6 +300,44 @@ def test_a_hub_data_set_is_asked_for_with_its_split_subset_and_revision(monkeypa
     assert asked == [("owner/name", {"name": "small", "split": "test", "revision": "v1"})]
     assert (_values(rows), _values(rows)) == (ROWS, ROWS)
     assert next(rows.read()).where == "owner/name/small, row 1"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "revision"),
+    [
+        ("owner/name", "owner/name", None),
+        ("hf://datasets/wiki_qa", "wiki_qa", None),
+        ("hf://datasets/owner/name@v1", "owner/name", "v1"),
+    ],
+)
+def test_a_hub_data_set_has_a_name_or_an_address(
+    monkeypatch: pytest.MonkeyPatch, path: str, name: str, revision: str | None
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked = _hub(monkeypatch, datasets.Dataset.from_list(ROWS))
+    assert _values(_open(path, split="train[:10%]", folder="python")) == ROWS
+    expected = {"name": None, "split": "train[:10%]", "revision": revision, "data_dir": "python"}
+    assert asked == [(name, expected)]
+
+
+def test_a_hub_data_set_from_the_same_cached_files_is_looked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "cached"))
+    seen = []
+    monkeypatch.setattr(hub, "dataset_fingerprint", lambda data: seen.append(data) or "print")
+    for split in ("train", "train", "train[:1]"):
+        _hub(monkeypatch, datasets.load_from_disk(str(tmp_path / "cached")))
+        assert _open("owner/name", split=split).fingerprint == "print"
+    assert len(seen) == 2
+
+
+def test_a_hub_data_set_without_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    _hub(monkeypatch, datasets.Dataset.from_dict({"text": []}))
+    with pytest.raises(DataError, match="holds no rows"):
+        _open("owner/name")
 
 
 def test_the_fingerprint_of_a_hub_data_set_follows_its_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from tunekit.errors import DataError, nearest
+from tunekit.errors import nearest
 from tunekit.values import Source
 
 from ..problems import data_error, listed, place
@@ -45,46 +45,49 @@ def open_remote(source: Source, split: str) -> Table:
     Raises DataError: a protocol that is unknown or whose package is not installed, nothing there, or as for files here.
     """
     address = source.path or ""
-    filesystem, path = _connect(source, address)
-    try:
+    fsspec = _fsspec(source)
+    with _reaching(place(source), address):
+        filesystem, path = fsspec.url_to_fs(address)
         info = filesystem.info(path)
-        if info["type"] == "directory":
-            listing = sorted(filesystem.ls(path, detail=True), key=lambda entry: str(entry["name"]))
-            blobs = [_folder_blob(filesystem, entry, address) for entry in listing if entry["type"] == "file"]
-            return open_files(blobs, source, split, f"the folder {address!r}")
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreachable(source, address, error) from error
+        listing = filesystem.ls(path, detail=True) if info["type"] == "directory" else None
+    if listing is not None:
+        listing = sorted(listing, key=lambda entry: str(entry["name"]))
+        blobs = [_folder_blob(filesystem, entry, address) for entry in listing if entry["type"] == "file"]
+        return open_files(blobs, source, split, f"the folder {address!r}")
     return open_single(_blob(filesystem, path, info, address), _file_name(address), source, split)
 
 
-def _connect(source: Source, address: str) -> tuple[Any, str]:
+def _fsspec(source: Source) -> Any:
     try:
-        fsspec: Any = importlib.import_module("fsspec.core")
+        return importlib.import_module("fsspec.core")
     except ImportError as error:
         message = "needs fsspec to be read"
         raise data_error(place(source), message, "`pip install tunekit-formats[cloud]`") from error
+
+
+@contextmanager
+def _reaching(where: str, address: str) -> Iterator[None]:
+    """Say what is wrong where an address cannot be reached."""
     try:
-        filesystem, path = fsspec.url_to_fs(address)
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreachable(source, address, error) from error
-    return filesystem, path
+        yield
+    except Exception as error:  # the package of each protocol raises errors of its own
+        raise data_error(where, *_unreachable(address.partition("://")[0], error)) from error
 
 
-def _unreachable(source: Source, address: str, error: Exception) -> DataError:
-    protocol = address.partition("://")[0]
+def _unreachable(protocol: str, error: Exception) -> tuple[str, str]:
+    """What is wrong, and what to do."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if isinstance(error, ImportError):
-        package = PACKAGES.get(protocol, "")
-        remedy = f"`pip install {package}`" if package else reason
-        return data_error(place(source), f"the protocol {protocol}:// needs a package that is not installed", remedy)
+        remedy = f"`pip install {PACKAGES[protocol]}`" if protocol in PACKAGES else reason
+        return f"the protocol {protocol}:// needs a package that is not installed", remedy
     if isinstance(error, ValueError) and "Protocol not known" in reason:
         known = importlib.import_module("fsspec").available_protocols()
         close = nearest(protocol, known)
         hint = f"did you mean {close}://?" if close else f"use one of {listed(known)}"
-        return data_error(place(source), f"the protocol {protocol}:// is not known to fsspec", hint)
+        return f"the protocol {protocol}:// is not known to fsspec", hint
     if isinstance(error, FileNotFoundError):
-        return data_error(place(source), "there is no such file or folder", "check the address and your access to it")
-    return data_error(place(source), f"cannot be read: {reason}", "check the address and your access to it")
+        return "there is no such file or folder", "check the address and your access to it"
+    return f"cannot be reached: {reason}", "check the address, the network and your access to it"
 
 
 def _file_name(address: str) -> str:
@@ -101,7 +104,9 @@ def _folder_blob(filesystem: Any, entry: Mapping[str, Any], address: str) -> tup
 def _blob(filesystem: Any, path: str, info: Mapping[str, Any], name: str) -> Blob:
     @contextmanager
     def open_file() -> Iterator[BinaryIO]:
-        with filesystem.open(path, "rb") as file:
+        with _reaching(name, name):
+            file = filesystem.open(path, "rb")
+        with file:
             yield _buffered(file)
 
     def fingerprint() -> str:

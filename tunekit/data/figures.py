@@ -90,7 +90,9 @@ def recorded(account: Account, config: Any = None) -> Figures:
 
 def count_supervised(sequence: TokenSequence) -> int:
     """Tokens that are targets of the loss; the first never is."""
-    return sum(1 for weight in sequence.weights[1:] if weight)
+    weights = sequence.weights[1:]
+    plain = weights.tolist() if hasattr(weights, "tolist") else weights  # a list counts ten times as fast as an array
+    return len(plain) - plain.count(0)
 
 
 def option(config: Any, path: str) -> int | None:

@@ -54,15 +54,11 @@ def figures_table(figures: Figures) -> Section:
         "lengths": f"{lengths} tokens, before any cut" if lengths else "",
     }
     if figures.padding is not None:
-        facts["padding"] = (
-            f"{figures.padding:.1%} of all positions, were {figures.batch_rows:,} rows at a time, in the order of the "
-            "data, padded to the longest"
-        )
+        rows = f"{figures.batch_rows:,} {'row' if figures.batch_rows == 1 else 'rows'} at a time"
+        facts["padding"] = f"{figures.padding:.1%} of all positions, if padded {rows} in the order of the data"
     if figures.packing is not None:
-        facts["packing"] = (
-            f"{figures.packing:.1%} of all positions filled, were sequences laid one after the other into rows of "
-            f"{figures.lengths.limit:,} tokens (next fit)"
-        )
+        limit = f"{figures.lengths.limit:,} tokens"
+        facts["packing"] = f"{figures.packing:.1%} of all positions filled, if packed into rows of {limit} (next fit)"
     return Section("Tokens", (), tuple((name, fact) for name, fact in facts.items() if fact))
 
 

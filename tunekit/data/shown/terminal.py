@@ -33,7 +33,7 @@ def draw(shown: Shown, plain: bool = False) -> Iterator[RenderableType]:
         for sequence in item.sequences:
             name = f"{sequence.name}: " if sequence.name else ""
             yield Text(f"{name}{sequence.facts}", style="italic")
-            yield Padding(_plain(sequence) if plain else _coloured(sequence), (0, 0, 0, 2))
+            yield Padding(_plain(sequence) if plain else _coloured(sequence), (0, 0, 0, 2), expand=False)
     for note in shown.notes:
         yield Text(note, style="yellow")
 

@@ -168,7 +168,7 @@ WORLD_PLUGINS = {
     "sharegpt": "Quiet",
     "openai": "Quiet",
     "preference": "Quiet",
-    "kto": "Quiet",
+    "labelled": "Quiet",
     "transformers": "Loader",
     "adamw": "Optimizer",
     "steps": "Steps",

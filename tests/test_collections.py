@@ -68,7 +68,7 @@ def _refused(folder: Path, entry: Any) -> str:
                 "columns": {"messages": "messages", "kto_tag": "label"},
                 "tags": CHAT_TAGS,
             },
-            {"format": "kto", "columns": {"conversations": "messages", "label": "label"}, "tags": OUR_CHAT_TAGS},
+            {"format": "labelled", "columns": {"conversations": "messages", "label": "label"}, "tags": OUR_CHAT_TAGS},
         ),
         (
             {"file_name": "a.json", "columns": {"prompt": "q", "query": "i", "response": "a", "history": "h"}},
@@ -80,7 +80,7 @@ def _refused(folder: Path, entry: Any) -> str:
         ),
         (
             {"file_name": "a.json", "columns": {"prompt": "q", "response": "a", "kto_tag": "good", "system": "s"}},
-            {"format": "kto", "columns": {"instruction": "q", "output": "a", "label": "good", "system": "s"}},
+            {"format": "labelled", "columns": {"instruction": "q", "output": "a", "label": "good", "system": "s"}},
         ),
         ({"file_name": "a.txt", "columns": {"prompt": "body"}}, {"format": "text", "columns": {"text": "body"}}),
         (

@@ -144,7 +144,7 @@ def _shape(entry: Mapping[str, Any], where: str, problems: list[Problem]) -> dic
         problems.append(
             Problem(f"{where}.tags", "name what is inside turns, which alpaca rows do not have", "leave it out")
         )
-    name = "preference" if ranking else "kto" if labelled else "text" if plain_text else formatting
+    name = "preference" if ranking else "labelled" if labelled else "text" if plain_text else formatting
     renamed = {known[key]: column for key, column in columns.items() if key in known}
     return {"format": name, **({"columns": renamed} if renamed else {}), **({"tags": tags} if tags else {})}
 

@@ -9,7 +9,7 @@ import pytest
 
 from tunekit.testing import rows_of
 from tunekit.values import BadRow, Example, Source
-from tunekit_formats import Alpaca, Kto, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, ShareGpt, Text
 
 Results = list[Example | BadRow]
 
@@ -18,7 +18,7 @@ FORMATS: dict[str, Any] = {
     "sharegpt": ShareGpt(),
     "openai": OpenAi(),
     "preference": Preference(),
-    "kto": Kto(),
+    "labelled": Labelled(),
     "text": Text(),
 }
 

@@ -70,8 +70,8 @@ CALLING = {"role": "assistant", "content": None}
         ("openai", {"messages": [USER, {**ASSISTANT, "content": None}]}, "the content of a turn is null"),
         ("openai", {"messages": [USER, {**ASSISTANT, "content": ""}]}, "an answer is empty"),
         ("openai", {"messages": [USER, {**ASSISTANT, "role": "asistant"}]}, "did you mean assistant?"),
-        ("openai", {"messages": [{**USER, "content": [{"type": "audio"}]}, ASSISTANT]}, "a part that is neither text "
-         "nor an image; turn 1 of column messages: leave the row out (type 'audio'"),
+        ("openai", {"messages": [{**USER, "content": [{"type": "audio"}]}, ASSISTANT]}, "a part of an unknown "
+         "type; turn 1 of column messages: leave the row out (type 'audio'"),
         ("openai", {"messages": [{**USER, "content": [{"type": "image"}]}, ASSISTANT]}, "images do not match"),
         ("openai", {"messages": [{**USER, "content": ["q"]}, ASSISTANT]}, "a part of a content is text, expected an"),
         ("openai", {"messages": [USER, {**ASSISTANT, "weight": -1}]}, "the weight of a turn is no number from 0 up; "
@@ -79,7 +79,7 @@ CALLING = {"role": "assistant", "content": None}
         ("openai", {"messages": [USER, {**ASSISTANT, "weight": True}]}, "(found: True)"),
         ("openai", {"messages": [USER, {**ASSISTANT, "weight": float("nan")}]}, "(found: nan)"),
         ("openai", {"messages": [USER, {**ASSISTANT, "weight": 10**400}]}, "no number from 0 up"),
-        ("openai", {"messages": [USER, ASSISTANT], "label": False}, "would learn both alike; name the format kto"),
+        ("openai", {"messages": [USER, ASSISTANT], "label": False}, "would learn both alike; name the format labelled"),
         ("openai", {"messages": [{**USER, "name": 1}, ASSISTANT]}, "name of a turn is a number, expected text"),
         ("preference", {"prompt": "q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
         ("preference", {"prompt": "", **CHOICE}, "column prompt is empty"),
@@ -103,16 +103,16 @@ CALLING = {"role": "assistant", "content": None}
         ("preference", {"prompt": "q", **CHOICE, "margin": float("inf")}, "column margin is no finite number"),
         ("preference", {"prompt": "q", **CHOICE, "chosen_score": 1e308, "rejected_score": -1e308}, "no finite number"),
         ("preference", {"prompt": "q", **CHOICE, "images": "1"}, "the images do not match"),
-        ("kto", {"messages": [USER, ASSISTANT], "label": "good"}, "column label is neither true nor false; write "
+        ("labelled", {"messages": [USER, ASSISTANT], "label": "good"}, "column label is neither true nor false; write "
          "true or false, or leave the row out (found: 'good')"),
-        ("kto", {"messages": [USER, ASSISTANT], "label": 2}, "column label is neither true nor false"),
-        ("kto", {"messages": [USER, ASSISTANT], "label": None}, "column label is neither true nor false"),
-        ("kto", {"messages": [ASSISTANT, USER], "label": True}, "the conversation does not end with an answer"),
-        ("kto", {"messages": [USER], "label": True}, "no assistant turn"),
-        ("kto", {"prompt": "q", "completion": "", "label": True}, "column completion is empty"),
-        ("kto", {"prompt": "q", "completion": [], "label": True}, "the completion does not begin with an answer"),
-        ("kto", {"prompt": "q", "completion": [USER, ASSISTANT], "label": True}, "does not begin with an answer"),
-        ("kto", {"prompt": "q", "label": True}, "column completion is missing"),
+        ("labelled", {"messages": [USER, ASSISTANT], "label": 2}, "column label is neither true nor false"),
+        ("labelled", {"messages": [USER, ASSISTANT], "label": None}, "column label is neither true nor false"),
+        ("labelled", {"messages": [ASSISTANT, USER], "label": True}, "the conversation does not end with an answer"),
+        ("labelled", {"messages": [USER], "label": True}, "no assistant turn"),
+        ("labelled", {"prompt": "q", "completion": "", "label": True}, "column completion is empty"),
+        ("labelled", {"prompt": "q", "completion": [], "label": True}, "the completion does not begin with an answer"),
+        ("labelled", {"prompt": "q", "completion": [USER, ASSISTANT], "label": True}, "does not begin with an answer"),
+        ("labelled", {"prompt": "q", "label": True}, "column completion is missing"),
         ("text", {"text": None}, "column text is null, expected text"),
         ("text", {"text": ""}, "column text is empty"),
         ("text", {"text": 1.5}, "column text is a number, expected text"),
@@ -155,9 +155,17 @@ def test_a_broken_tool_call_says_what_is_wrong_with_it(told_of: Any, call: Any, 
     assert told in told_of({"conversations": [HUMAN, {"from": "function_call", "value": call}]}, "sharegpt")
 
 
-def test_only_the_assistant_calls_tools(told_of: Any) -> None:
-    row = {"messages": [{**USER, "tool_calls": [{"function": CALL}]}, ASSISTANT]}
-    assert "a turn that is not the assistant's calls a tool" in told_of(row, "openai")
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {**USER, "tool_calls": [{"function": CALL}]},
+        {**USER, "content": [{"type": "tool_call", "value": CALL}]},
+        {**USER, "content": [{"type": "reasoning", "value": "t"}]},
+    ],
+)
+def test_only_the_assistant_thinks_and_calls_tools(told_of: Any, turn: dict[str, Any]) -> None:
+    told = told_of({"messages": [turn, ASSISTANT]}, "openai")
+    assert "a turn that is not the assistant's thinks or calls a tool; turn 1 of column messages" in told
 
 
 def test_what_is_nested_too_deeply_is_refused(told_of: Any) -> None:

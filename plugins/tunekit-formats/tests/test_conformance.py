@@ -9,7 +9,7 @@ from typing import Any
 
 from tunekit.testing import FormatSuite, ReaderSuite
 from tunekit.values import Source
-from tunekit_formats import Alpaca, Files, Kto, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Files, Labelled, OpenAi, Preference, ShareGpt, Text
 
 
 class TestFiles(ReaderSuite):
@@ -117,8 +117,8 @@ class TestPreferenceOfWholeConversations(FormatSuite):
     )
 
 
-class TestKto(FormatSuite):
-    plugin = Kto()
+class TestLabelled(FormatSuite):
+    plugin = Labelled()
     rows = (
         {"prompt": "2 + 3", "completion": "5", "label": True},
         {"prompt": "2 + 3", "completion": "6", "label": False},

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from tunekit.errors import DataError
 from tunekit.testing import rows_of
 from tunekit.values import BadRow, Example, Image, Message, Source, ToolCall
-from tunekit_formats import Alpaca, Kto, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, ShareGpt, Text
 
 FORMATS: dict[str, Any] = {
     "alpaca": Alpaca(),
     "sharegpt": ShareGpt(),
     "openai": OpenAi(),
     "preference": Preference(),
-    "kto": Kto(),
+    "labelled": Labelled(),
     "text": Text(),
 }
 NAMES = st.sampled_from(sorted(FORMATS))
@@ -76,7 +76,7 @@ NEEDS = {
     "sharegpt": [{"conversations", "messages"}],
     "openai": [{"conversations", "messages"}],
     "preference": [{"chosen"}, {"rejected"}],
-    "kto": [{"conversations", "messages", "prompt", "instruction"}, {"label", "kto_tag"}],
+    "labelled": [{"conversations", "messages", "prompt", "instruction"}, {"label", "kto_tag"}],
     "text": [{"text"}],
 }
 
@@ -388,7 +388,7 @@ def test_rows_of_a_megabyte_give_one_result(unit: str) -> None:
         ("sharegpt", {"conversations": [{"from": "function_call", "value": long}, {"from": "gpt", "value": long}]}),
         ("openai", {"messages": [{"role": "assistant", "content": long}] * 3, "tools": long}),
         ("preference", {"prompt": long, "chosen": long, "rejected": "b", "margin": long}),
-        ("kto", {"prompt": long, "completion": long, "label": long}),
+        ("labelled", {"prompt": long, "completion": long, "label": long}),
         ("text", {"text": long}),
     ]
     for name, row in rows:

@@ -46,11 +46,11 @@ CALLED = ToolCall("find", {"what": "é", "deep": [1, {"a": None}]})
         ({**PAIR, **CHOICE}, "preference"),
         ({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT}, "preference"),
         ({"chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]}, "preference"),
-        ({"prompt": "q", "completion": "a", "label": True}, "kto"),
-        ({"messages": [USER, ASSISTANT], "label": False}, "kto"),
-        ({"messages": [USER, ASSISTANT], "label": "true"}, "kto"),
-        ({"conversations": [HUMAN, GPT], "kto_tag": 1}, "kto"),
-        ({**PAIR, "kto_tag": True}, "kto"),
+        ({"prompt": "q", "completion": "a", "label": True}, "labelled"),
+        ({"messages": [USER, ASSISTANT], "label": False}, "labelled"),
+        ({"messages": [USER, ASSISTANT], "label": "true"}, "labelled"),
+        ({"conversations": [HUMAN, GPT], "kto_tag": 1}, "labelled"),
+        ({**PAIR, "kto_tag": True}, "labelled"),
     ],
 )
 def test_exactly_one_format_recognises_a_shape(recognised: Any, row: dict[str, Any], name: str) -> None:
@@ -77,11 +77,11 @@ def test_no_format_guesses_where_columns_say_nothing_or_too_much(recognised: Any
 def test_naming_a_format_settles_columns_that_fit_several(read_as: Any) -> None:
     row = {**PAIR, "text": "doc", "messages": [USER, OTHER], "label": 1, "prompt": "p", **CHOICE}
     made = {}
-    for name in ("text", "preference", "kto"):
+    for name in ("text", "preference", "labelled"):
         (made[name],) = read_as([row], name)
     assert made["text"].text == "doc"
     assert made["preference"].messages == (Message("user", "p"),)
-    assert made["kto"].messages == (Q, B)
+    assert made["labelled"].messages == (Q, B)
     (plain,) = read_as([{**PAIR, "label": 1}], "alpaca")
     assert plain.messages == (Q, A)
 
@@ -121,7 +121,7 @@ def test_a_row_that_could_not_be_read_passes_through() -> None:
         ("sharegpt", r"format sharegpt needs the columns conversations or messages; .*\{conversations: instruction\}"),
         ("openai", r"format openai needs .*; not found: messages or conversations; found: instruction, answer"),
         ("preference", r"format preference needs .*not found: chosen, rejected; .*`columns: \{chosen: instruction\}`"),
-        ("kto", r"format kto needs .*not found: kto_tag or label"),
+        ("labelled", r"format labelled needs .*not found: kto_tag or label"),
         ("text", r"data \(data\): format text needs the columns text"),
     ],
 )

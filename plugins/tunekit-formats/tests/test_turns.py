@@ -134,6 +134,16 @@ def test_thinking_before_a_function_call_is_kept(example_of: Any) -> None:
     assert example.messages[1] == Message("assistant", "", thinking="t", tool_calls=(CALLED,))
 
 
+def test_thoughts_and_calls_may_be_parts_of_a_content(example_of: Any) -> None:
+    thought, other = {"type": "reasoning", "value": "t"}, {"type": "thinking", "thinking": "u"}
+    call, text = {"type": "tool_call", "value": json.dumps(CALL)}, {"type": "text", "value": "a"}
+    turns = [{**USER, "loss_weight": 0.0}, {**ASSISTANT, "content": [thought, other, text, call], "loss_weight": 1}]
+    assert example_of({"messages": turns}).messages == (
+        Message("user", "q", 0.0),
+        Message("assistant", "a", 1.0, "tu", (CALLED,)),
+    )
+
+
 # Images
 
 

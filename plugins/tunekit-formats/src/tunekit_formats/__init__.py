@@ -8,7 +8,7 @@ from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import BadRow, Example, Rows, Source
 
-__all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "Kto", "OpenAi", "Preference", "ShareGpt", "Text"]
+__all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "Labelled", "OpenAi", "Preference", "ShareGpt", "Text"]
 
 
 class FilesConfig(PluginConfig):
@@ -87,7 +87,7 @@ class Preference(Plugin[FormatConfig]):
         return None if shape is None else preferences.read(rows, shape)
 
 
-class Kto(Plugin[FormatConfig]):
+class Labelled(Plugin[FormatConfig]):
     """Conversations with `label` or `kto_tag`, which says whether the last answer is good."""
 
     provides = frozenset({"data.format"})
@@ -97,7 +97,7 @@ class Kto(Plugin[FormatConfig]):
         """Make a labelled conversation of each row; None where there is no conversation or no label."""
         from .formats import labels, shapes
 
-        shape = shapes.recognise(rows, "kto")
+        shape = shapes.recognise(rows, "labelled")
         return None if shape is None else labels.read(rows, shape)
 
 

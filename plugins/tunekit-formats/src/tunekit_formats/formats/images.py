@@ -14,7 +14,8 @@ from .checks import Unusable, text
 PLACEHOLDER = "<image>"
 """Where an image stands in a text, as LLaMA-Factory's users write it."""
 
-_KEYS = ("bytes", "path", "url", "image_url", "image")
+_KEYS = ("bytes", "path", "url", "image_url", "image", "value")
+"""Where an object, or a part of a content, may hold its image; the bytes go before the path they came from."""
 
 
 class Pictures:
@@ -52,7 +53,7 @@ class Pictures:
 
     def of_part(self, part: Mapping[str, Any], place: str) -> str | bytes:
         """The image that a part of a content brings, or the next one where the part only marks the place."""
-        value = next((part[key] for key in ("image_url", "image", "url", "path", "bytes") if part.get(key)), None)
+        value = next((part[key] for key in _KEYS if part.get(key)), None)
         return self._take() if value is None else source_of(value, self._folder, place)
 
     def finish(self) -> None:

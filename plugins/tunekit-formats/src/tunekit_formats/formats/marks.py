@@ -39,5 +39,5 @@ def refuse_marked(row: Row) -> None:
         name = "kto_tag" if tagged else "label"
         raise Unusable(
             f"column {name} calls the answer good or bad, and plain training would learn both alike",
-            f"name the format kto, or keep the good rows and remove the column {name}",
+            f"name the format labelled, or keep the good rows and remove the column {name}",
         )

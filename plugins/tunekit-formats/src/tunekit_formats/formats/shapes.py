@@ -19,7 +19,7 @@ from ..problems import data_error, listed, place
 from .marks import LABELS, PAIR, as_label
 from .styles import OPENAI, SHAREGPT, Style, tagged
 
-Format = Literal["alpaca", "sharegpt", "openai", "text", "preference", "kto"]
+Format = Literal["alpaca", "sharegpt", "openai", "text", "preference", "labelled"]
 Fit = tuple[Format | Literal["several", "turns"], str | None]
 """A format, `turns` where only the turns can tell which, or `several` that fit; and the column it begins in."""
 
@@ -33,7 +33,7 @@ _NEEDS: dict[Format, tuple[tuple[str, ...], ...]] = {
     "openai": (("messages", "conversations"),),
     "text": (("text",),),
     "preference": (("chosen",), ("rejected",)),
-    "kto": (("messages", "conversations", "prompt", "instruction"), LABELS),
+    "labelled": (("messages", "conversations", "prompt", "instruction"), LABELS),
 }
 """What each format cannot do without: one column of each group."""
 
@@ -91,7 +91,7 @@ def _named(rows: Rows, name: Format, head: list[Mapping[str, Any]]) -> str | Non
         )
     if name == "preference":
         return next(iter(_prompts(columns)), None)
-    if name == "kto" and (ways := _labelled(set(columns))):
+    if name == "labelled" and (ways := _labelled(set(columns))):
         return ways[0]
     return next(column for column in _NEEDS[name][0] if column in columns)
 
@@ -116,7 +116,7 @@ def _fit(columns: Set[str], labels: Iterable[str]) -> Fit | None:
     if len(ways) > 1:
         return "several", None
     if ways and labelled:
-        return "kto", ways[0]
+        return "labelled", ways[0]
     if ways:
         return ("alpaca" if ways[0] == "instruction" else "turns"), ways[0]
     return ("text", "text") if "text" in columns else None

@@ -15,13 +15,13 @@ from tunekit.values import Image, Message, Role
 from ..problems import kind, listed
 from . import thinking
 from .checks import Unusable, shown, text
+from .contents import Content, read_content
 from .images import Pictures
 from .styles import Part, Style
 from .tools import read_calls
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-_TEXTS = ("text", "input_text", "output_text")
-_IMAGES = ("image", "image_url", "input_image")
+_WEIGHTS = ("weight", "loss_weight")
 
 
 def read_turns(value: Any, name: str, style: Style, pictures: Pictures) -> tuple[Message, ...]:
@@ -35,8 +35,7 @@ def read_turns(value: Any, name: str, style: Style, pictures: Pictures) -> tuple
 
 def say(role: Role, written: str, pictures: Pictures, place: str) -> Message:
     """A message of text alone; an answer may begin with what is thought. Raises Unusable where an answer is empty."""
-    content, images = pictures.cut(written)
-    return _message(role, content, images, {}, place)
+    return _message(role, Content(*pictures.cut(written)), {}, place)
 
 
 def part_of(turn: Any, style: Style) -> Part | None:
@@ -54,22 +53,22 @@ def _turn(turn: Any, style: Style, pictures: Pictures, place: str) -> Message:
     part = _part(turn[style.role], style, place)
     if part == "call":
         return _call(turn, style, place)
-    if calls_something and part != "assistant":
-        raise Unusable("a turn that is not the assistant's calls a tool", "give the call to the assistant", place)
     written = turn.get(style.content)
-    content, images = ("", ()) if written is None and calls_something else _content(written, pictures, place)
-    return _message(part, content, images, turn, place)
+    content = Content() if written is None and calls_something else read_content(written, pictures, place)
+    if part != "assistant" and (calls_something or content.calls or content.thinking):
+        raise Unusable("a turn that is not the assistant's thinks or calls a tool", "give it to the assistant", place)
+    return _message(part, content, turn, place)
 
 
-def _message(role: Role, content: str, images: tuple[Image, ...], turn: Mapping[str, Any], place: str) -> Message:
-    """Put a message together from its text and the other keys of its turn."""
-    weight = _weight(turn.get("weight"), place)
+def _message(role: Role, content: Content, turn: Mapping[str, Any], place: str) -> Message:
+    """Put a message together from its content and the other keys of its turn."""
+    weight = _weight(turn, place)
     name = _optional(turn, "name", place)
     if role != "assistant":
         call = _optional(turn, "tool_call_id", place) if role == "tool" else None
-        return Message(role, content, weight, images=images, name=name, call=call)
-    thought, said, images = _thought(content, images, turn, place)
-    calls = read_calls(turn.get("tool_calls") or turn.get("function_call"), place)
+        return Message(role, content.text, weight, images=content.images, name=name, call=call)
+    thought, said, images = _thought(content, turn, place)
+    calls = content.calls or read_calls(turn.get("tool_calls") or turn.get("function_call"), place)
     if weight != 0 and not said.strip() and not calls:
         raise Unusable("an answer is empty", "fill it in, or leave the row out", place)
     return Message(role, said, weight, thought, calls, images, name)
@@ -83,7 +82,7 @@ def _call(turn: Mapping[str, Any], style: Style, place: str) -> Message:
     calls = read_calls(written, place)
     if not calls:
         raise Unusable("a turn that calls tools names none", "write the call, or leave the row out", place)
-    return Message("assistant", "", _weight(turn.get("weight"), place), thought, calls)
+    return Message("assistant", "", _weight(turn, place), thought, calls)
 
 
 def _require_keys(turn: Mapping[str, Any], keys: tuple[str, ...], style: Style, place: str) -> None:
@@ -107,48 +106,22 @@ def _part(name: Any, style: Style, place: str) -> Part:
     return style.roles[known]
 
 
-def _content(value: Any, pictures: Pictures, place: str) -> tuple[str, tuple[Image, ...]]:
-    """The text of a turn and the images in it: one text, or a list of parts."""
-    if not isinstance(value, (list, tuple)):
-        return pictures.cut(text(value, "the content of a turn", blank=True, place=place))
-    content, images = "", []
-    for part in value:
-        written, more = _content_part(part, pictures, place)
-        images += [Image(image.source, image.at + len(content)) for image in more]
-        content += written
-    return content, tuple(images)
-
-
-def _content_part(part: Any, pictures: Pictures, place: str) -> tuple[str, tuple[Image, ...]]:
-    if not isinstance(part, Mapping):
-        raise Unusable(f"a part of a content is {kind(part)}, expected an object", 'write {"type": "text", ...}', place)
-    if part.get("type") in _TEXTS:
-        return pictures.cut(text(part.get("text"), "the text of a part", blank=True, place=place))
-    if part.get("type") in _IMAGES:
-        return "", (Image(pictures.of_part(part, place)),)
-    remedy = f"leave the row out (type {shown(part.get('type'))}; text and images are read)"
-    raise Unusable("a content has a part that is neither text nor an image", remedy, place)
-
-
-def _thought(
-    content: str, images: tuple[Image, ...], turn: Mapping[str, Any], place: str
-) -> tuple[str | None, str, tuple[Image, ...]]:
-    """What the assistant thinks, under a key of its own or at the start of the content; the rest; the images in it."""
+def _thought(content: Content, turn: Mapping[str, Any], place: str) -> tuple[str | None, str, tuple[Image, ...]]:
+    """What the assistant thinks, told apart or at the start of the text; the rest of the text; the images in it."""
+    written, said = thinking.split(content.text)
     told = [value for key in _THOUGHTS if (value := _optional(turn, key, place))]
-    written, said = thinking.split(content)
-    if len({*told, *([] if written is None else [written])}) > 1:
+    thoughts = [*told, *(thought for thought in (content.thinking, written) if thought is not None)]
+    if any(thought != thoughts[0] for thought in thoughts):
         raise Unusable("an answer is thought over twice, differently", "keep one of the two", place)
-    start = len(content) - len(said)
-    if any(image.at < start for image in images):
+    start = len(content.text) - len(said)
+    if any(image.at < start for image in content.images):
         raise Unusable("an image stands in what the assistant thinks", "put it into the text", place)
-    return (
-        told[0] if told else written,
-        said,
-        tuple(Image(image.source, image.at - start) for image in images) if start else images,
-    )
+    images = tuple(Image(image.source, image.at - start) for image in content.images) if start else content.images
+    return next(iter(thoughts), None), said, images
 
 
-def _weight(value: Any, place: str) -> float | None:
+def _weight(turn: Mapping[str, Any], place: str) -> float | None:
+    value = next((turn[key] for key in _WEIGHTS if turn.get(key) is not None), None)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:

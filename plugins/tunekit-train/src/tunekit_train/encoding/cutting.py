@@ -11,7 +11,7 @@ The policy, for a conversation of more than `max_length` tokens whose first trai
    of them is shortened until it is as long as the next, and so on. A content loses its middle, and keeps as much of
    its beginning as of its end.
 4. What is left of the sequence beyond the limit goes, from the right.
-5. A sequence that was cut from the right ends with its last trained token. A character of several tokens stays or goes whole.
+5. A sequence cut from the right ends with its last trained token. A character of several tokens stays or goes whole.
 
 So the header of the answer is always there, and an answer that is cut off has neither its end token nor anything
 behind it. Documents are cut from the right. A pair shares one prompt, shortened for the longer of its answers.

@@ -29,20 +29,24 @@ def tag_before(text: str, place: int) -> int:
     return found.start() if found else place
 
 
-def region(text: str, without: str | None, start: int, end: int) -> tuple[int, int]:
+def region(text: str, without: str | None, turn: int, start: int, end: int) -> tuple[int, int]:
     """The characters that belong to the thinking at `start` up to `end`: what is more than in the text `without` it.
 
-    The tags around it count in any case.
+    The tags around it count in any case. The turn that it is part of begins at `turn`.
     """
     after = _TAG_AFTER.match(text, end)
     left, right = tag_before(text, start), after.end() if after else end
     if without is None:
         return left, right
-    before = common(text, without)
-    room = min(len(text), len(without)) - before
-    after_all = common(text[len(text) - room :][::-1], without[len(without) - room :][::-1])
-    more = (before, len(text) - after_all)
-    return (min(left, more[0]), max(right, more[1])) if more[0] <= start and end <= more[1] else (left, right)
+    longer, place = len(text) - len(without), common(text, without)
+    if longer <= 0 or text[place + longer :] != without[place:]:
+        return left, right
+    # What follows may begin as what was put in does, and then it may have been put in further left.
+    leftmost = left if left < start else turn
+    while place > leftmost and text[place - 1] == text[place - 1 + longer]:
+        place -= 1
+    inside = place <= start and end <= place + longer
+    return (min(left, place), max(right, place + longer)) if inside else (left, right)
 
 
 def common(one: str, other: str) -> int:

@@ -8,6 +8,7 @@ up to it, rendered alone, end. A template with `{% generation %}` marks its answ
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -141,7 +142,7 @@ class Rendering:
         if start is None or (not marked and (end is None or end < start)):
             return None
         spans = marked or ((start, end or start),)
-        return Turn(start, spans, self._thought(index, own), self.fences.ends(self.text[start : spans[-1][1]]))
+        return Turn(start, spans, self._thought(index, start, own), self.fences.ends(self.text[start : spans[-1][1]]))
 
     def _own(self, index: int) -> list[Slot]:
         """The slots of one message, each part where it is written first."""
@@ -177,8 +178,11 @@ class Rendering:
         if last is not None and (token := self.fences.ending.match(self.text, last)):
             return token.end()
         whole = self._rendered(index + 1)
-        known = bool(whole) and self.text.startswith(whole) and (last is None or last <= len(whole))
-        return len(whole) if known else last
+        if not whole or not self.text.startswith(whole) or (last or 0) > len(whole):
+            return last
+        closing = deque(self.fences.closing.finditer(self.text, last or 0, len(whole)), maxlen=1)
+        closes = closing and not self.text[closing[0].end() : len(whole)].strip()
+        return closing[0].end() if closes else len(whole)
 
     def _end_of_calls(self, index: int, last: int) -> int | None:
         """Where a turn with tool calls ends, the last of which is named before `last`.
@@ -249,7 +253,7 @@ class Rendering:
         token = self.fences.ending.match(self.text, end)
         return start, token.end() if token else end
 
-    def _thought(self, index: int, own: list[Slot]) -> tuple[int, int] | None:
+    def _thought(self, index: int, beginning: int, own: list[Slot]) -> tuple[int, int] | None:
         """The thinking in a turn, tags and all; only where it is to be masked."""
         slot = next((slot for slot in own if slot.part == "thinking"), None)
         if not self.masks or slot is None or slot.start is None or slot.end is None:
@@ -260,9 +264,9 @@ class Rendering:
             without: str | None = replace(self.script, messages=tuple(messages)).render()
         except faults.Fault:
             without = None
-        left, right = thinking.region(self.text, without, slot.start, slot.end)
+        left, right = thinking.region(self.text, without, beginning, slot.start, slot.end)
         said = [other.start for other in own if other.part != "thinking" and other.start is not None]
-        return left, min([right, *(start for start in said if start >= slot.end)])
+        return max(left, beginning), min([right, *(start for start in said if start >= slot.end)])
 
 
 class Fitted:

@@ -1,4 +1,4 @@
-"""Sources become one stream of examples: mixed as asked, every row in the account, a fingerprint that means what it says."""
+"""Sources become one stream of examples: mixed as asked, every row in the account, a fingerprint that tells them."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ LAYERS = [
     "hooks",
     "plugin",
     "options",
+    "local",
     "catalog",
     "recipe",
     "calls",

@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BrokenPluginError, DuplicatePluginError, TunekitError, UnknownPluginError
+from .local import LocalPlugin
 
 if TYPE_CHECKING:
     from .plugin import Plugin
@@ -23,10 +24,10 @@ Status = Literal["available", "broken", "disabled", "duplicate"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry point: the plugin's name, where its class is, and the distribution it came with."""
+    """One entry point: the plugin's name, where its class is, and the distribution, or the file, it came with."""
 
     name: str
-    point: metadata.EntryPoint
+    point: metadata.EntryPoint | LocalPlugin
     distribution: str
     version: str
 
@@ -77,8 +78,12 @@ class Catalog:
     def entry(self, name: str) -> Entry:
         """Find the one entry of this name.
 
-        Raises UnknownPluginError with the nearest name, or DuplicatePluginError naming both distributions.
+        A class in a file (`./my_loss.py:MyLoss`) has an entry too. Raises UnknownPluginError with the nearest name, or
+        DuplicatePluginError naming both distributions.
         """
+        local = LocalPlugin.parse(name)
+        if local is not None:
+            return Entry(local.name, local, local.path.name, local.version)
         if name not in self:
             raise UnknownPluginError(name, self.names, disabled=name in self._entries)
         found = self._entries[name]
@@ -97,10 +102,11 @@ class Catalog:
         try:
             loaded = entry.point.load()
         except Exception as cause:
+            remedy = f"reinstall it with `pip install --force-reinstall {entry.distribution}`"
             raise BrokenPluginError(
                 f"plugin {name!r} ({entry.distribution} {entry.version}) cannot be imported: "
                 f"{type(cause).__name__}: {cause}",
-                f"reinstall it with `pip install --force-reinstall {entry.distribution}`, or take it out of the recipe",
+                f"{'mend the file' if LocalPlugin.parse(name) else remedy}, or take it out of the recipe",
             ) from cause
         if not (isinstance(loaded, type) and issubclass(loaded, Plugin)):
             raise BrokenPluginError(

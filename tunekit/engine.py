@@ -11,7 +11,8 @@ from typing import Any
 from .calls import Calls
 from .data import load_tokenizer, open_examples
 from .errors import InterruptedRunError, RunFolderError
-from .recipe import Recipe
+from .local import identity
+from .recipe import Recipe, Use
 from .record import Record
 from .run import Run
 from .values import (
@@ -63,8 +64,12 @@ def open_model(
 
 def _essence(recipe: Recipe) -> tuple[object, ...]:
     """What must be equal for a run to go on; where the data lies may change, its path may be written otherwise."""
-    stages = tuple((stage.name, dict(stage.options), stage.use) for stage in recipe.stages)
-    return recipe.model, recipe.use, stages, recipe.seed
+    stages = tuple((identity(stage.name), dict(stage.options), _plugins(stage.use)) for stage in recipe.stages)
+    return recipe.model, _plugins(recipe.use), stages, recipe.seed
+
+
+def _plugins(uses: Sequence[Use]) -> list[tuple[str, dict[str, Any]]]:
+    return [(identity(use.name), dict(use.options)) for use in uses]
 
 
 class _Engine:

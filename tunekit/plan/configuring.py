@@ -95,7 +95,7 @@ def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found
         )
     kept = tuple(use for use in uses if use is not None)
     mixing = recipe.mixing if stage.data is None else stage.mixing or Mixing()
-    found.stages.append(StagePlan(index, stage.name, stage.key, planned, sources, mixing, kept))
+    found.stages.append(StagePlan(index, planned.name, stage.key, planned, sources, mixing, kept))
 
 
 def _plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None) -> PlannedPlugin | None:
@@ -115,7 +115,7 @@ def _plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None)
     configured = _configured(plugin, use.options, use.key, found.problems)
     if configured is None:
         return None
-    return PlannedPlugin(use.name, configured, entry.distribution, entry.version, "named", use.key, stage)
+    return PlannedPlugin(entry.name, configured, entry.distribution, entry.version, "named", use.key, stage)
 
 
 def _configured(

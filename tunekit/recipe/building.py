@@ -11,6 +11,7 @@ from typing import Any
 
 from ..catalog import Catalog
 from ..errors import Problem, RecipeError, nearest
+from ..local import LocalPlugin
 from ..plugin import Plugin
 from ..values import Mixing, Source
 from .collections import is_collection, open_collection
@@ -141,7 +142,7 @@ def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Prob
         model=_beside(model or "", beside),
         data=sources,
         mixing=mixing,
-        use=_uses(long["use"], "use", problems),
+        use=_uses(long["use"], "use", problems, beside),
         stages=tuple(stages),
         output=output,
         seed=seed,
@@ -151,6 +152,7 @@ def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Prob
 
 def _stage(stage: dict[str, Any], index: int, problems: list[Problem], beside: Path | None) -> Stage:
     ((name, options),) = stage.items()
+    name = _plugin_beside(name, beside)
     key = f"stages.{index}.{name}"
     if not isinstance(options, Mapping):
         problems.append(Problem(key, f"is {options!r}, not a mapping of options", f"write `- {name}: {{epochs: 1}}`"))
@@ -159,13 +161,14 @@ def _stage(stage: dict[str, Any], index: int, problems: list[Problem], beside: P
     data, mixing = None, None
     if options.get("data") is not None:
         data, mixing = _data(_long_data(options["data"], f"{key}.data", problems), f"{key}.data", problems, beside)
-    use = _uses(_long_uses(options.get("use"), f"{key}.use", problems), f"{key}.use", problems)
+    use = _uses(_long_uses(options.get("use"), f"{key}.use", problems), f"{key}.use", problems, beside)
     return Stage(name, own, key, data, mixing, use)
 
 
-def _uses(use: Mapping[str, Any], key: str, problems: list[Problem]) -> tuple[Use, ...]:
+def _uses(use: Mapping[str, Any], key: str, problems: list[Problem], beside: Path | None = None) -> tuple[Use, ...]:
     found = []
-    for name, options in use.items():
+    for written, options in use.items():
+        name = _plugin_beside(written, beside)
         if isinstance(options, Mapping):
             found.append(Use(name, dict(options), f"{key}.{name}"))
         else:
@@ -290,6 +293,12 @@ def _beside(path: str, folder: Path | None) -> str:
     if folder is None or not path or Path(path).exists() or not (folder / path).exists():
         return path
     return os.path.normpath(folder / path)
+
+
+def _plugin_beside(name: str, folder: Path | None) -> str:
+    """The same for the file of a plugin of the user's own."""
+    local = LocalPlugin.parse(name)
+    return name if local is None else str(replace(local, path=Path(_beside(str(local.path), folder))))
 
 
 def _is_rows(value: Any) -> bool:

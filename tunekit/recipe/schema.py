@@ -11,6 +11,8 @@ from ..plugin import Plugin
 from .model import MixingOptions, SourceOptions
 
 STAGE_HOOK = "tunekit_train_stage"
+LOCAL = r"\.py:\w+$"
+"""A plugin in a file of the user's own; what its options are is not known here."""
 
 
 def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
@@ -24,7 +26,10 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
         [*dict.fromkeys(models), (SourceOptions, "validation"), (MixingOptions, "validation")]
     )
     reference = {model: value for (model, _), value in references.items()}
-    use = _options({name: _option(plugin, reference) for name, plugin in sorted(techniques.items())})
+    use = {
+        **_options({name: _option(plugin, reference) for name, plugin in sorted(techniques.items())}),
+        "patternProperties": {LOCAL: {"type": ["object", "null"]}},
+    }
     mixing = definitions["$defs"][reference[MixingOptions]["$ref"].rpartition("/")[2]]
     data = _data(reference[SourceOptions], mixing["properties"])
     return {
@@ -74,4 +79,6 @@ def _stages(
         definition = definitions[reference[plugin.config_type()]["$ref"].rpartition("/")[2]]
         shape = _options({**definition["properties"], "data": data, "use": use})
         shapes.append({**_options({name: {"anyOf": [shape, {"type": "null"}]}}), "required": [name]})
+    local = {**_options({}), "patternProperties": {LOCAL: {"type": ["object", "null"]}}}
+    shapes += [local, {"type": "string", "pattern": LOCAL}]
     return {"type": "array", "items": {"anyOf": shapes}, "minItems": 1, "description": "what to train, in order"}

@@ -13,7 +13,8 @@ import yaml
 
 from ..calls import CallRecord
 from ..errors import Problem, RecipeError, RunFolderError
-from ..recipe import Recipe, from_mapping, leaves
+from ..local import LocalPlugin
+from ..recipe import Recipe, Stage, Use, from_mapping, leaves
 from ..recipe.model import source_mapping
 from ..recipe.reading import parse_yaml
 from ..values import Account, Artefact, Event, Plan, Report, Source, StageResult
@@ -39,7 +40,7 @@ class Record:
         """Start the record of a run. RunFolderError where the folder cannot be written or holds something already."""
         record = cls(Path(folder))
         record._claim()
-        recipe = record._keep_rows(plan.recipe)
+        recipe = record._keep_all(plan.recipe)
         record._state_({"status": "running", "started": _now(), "stages": [], "output": str(folder)})
         write_text(record.folder / "recipe.yaml", yaml.safe_dump(recipe.to_mapping(), sort_keys=False))
         write_json(record.folder / "origins.json", origins(plan))
@@ -159,14 +160,34 @@ class Record:
         if self.folder.exists() and any(self.folder.iterdir()):
             raise RunFolderError(f"output {self.folder} is not empty and holds no run", "choose another output folder")
 
-    def _keep_rows(self, recipe: Recipe) -> Recipe:
-        """Store rows that were given in Python, so that the recorded recipe is complete."""
-        data = tuple(self._keep(source) for source in recipe.data)
-        stages = tuple(
-            stage if stage.data is None else replace(stage, data=tuple(self._keep(source) for source in stage.data))
-            for stage in recipe.stages
+    def _keep_all(self, recipe: Recipe) -> Recipe:
+        """Store rows that were given in Python and plugins that are files, so that the recorded recipe is complete."""
+        return replace(
+            recipe,
+            data=self._kept_data(recipe.data),
+            use=self._kept_plugins(recipe.use),
+            stages=tuple(self._kept_stage(stage) for stage in recipe.stages),
+            output=str(self.folder),
         )
-        return replace(recipe, data=data, stages=stages, output=str(self.folder))
+
+    def _kept_stage(self, stage: Stage) -> Stage:
+        data = None if stage.data is None else self._kept_data(stage.data)
+        return replace(stage, name=self._kept(stage.name), data=data, use=self._kept_plugins(stage.use))
+
+    def _kept_data(self, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(self._keep(source) for source in sources)
+
+    def _kept_plugins(self, uses: tuple[Use, ...]) -> tuple[Use, ...]:
+        return tuple(replace(use, name=self._kept(use.name)) for use in uses)
+
+    def _kept(self, name: str) -> str:
+        """Copy a plugin that is a file of the user's own into the run folder, and name the copy."""
+        local = LocalPlugin.parse(name)
+        if local is None:
+            return name
+        copy = self.folder / "plugins" / f"{local.path.stem}_{local.version}.py"
+        write_text(copy, local.path.read_text(encoding="utf-8"))
+        return str(replace(local, path=copy.resolve()))
 
     def _keep(self, source: Source) -> Source:
         if source.rows is None:

@@ -65,14 +65,14 @@ def written(name, content, calls):
 @example(content="\\", calls=(ToolCall("a", {}),))
 @example(content="", calls=(ToolCall("a", {}), ToolCall("a", {})))
 @example(content="", calls=(ToolCall("", {}), ToolCall('"', {"": ""})))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_reading_what_was_written_gives_back_content_and_calls(name, content, calls):
     assert FORMATS[name].parse(written(name, content, calls)) == (content, calls)
 
 
 @EVERY
 @given(pieces=st.lists(st.sampled_from(MARKERS), max_size=5), calls=TOOL_CALLS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_content_that_looks_like_calls_is_content(name, pieces, calls):
     content = "\n".join(pieces)
     assert FORMATS[name].parse(written(name, content, calls)) == (content, calls)
@@ -80,7 +80,7 @@ def test_content_that_looks_like_calls_is_content(name, pieces, calls):
 
 @EVERY
 @given(text=TEXTS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_can_be_read_and_nothing_of_a_malformed_one_is_lost(name, text):
     content, calls = FORMATS[name].parse(text)
     assert calls or content.replace("\\", "") == text.replace("\\", "")

@@ -150,6 +150,15 @@ def test_a_template_that_closes_the_conversation_with_another_token_goes_on_doin
         assert tokenizer.eos_token == "<|done|>"
 
 
+def test_a_file_that_is_the_models_own_template_still_keeps_what_it_writes(tokenizer_with, write):
+    tokenizer = tokenizer_with("<|done|>")
+    tokenizer.chat_template = MINE.replace("{{ eos_token }}", "<|done|>") + "{{ eos_token }}"
+    before = rendered(tokenizer)
+    patch(tokenizer, file=write(tokenizer.chat_template))
+    assert tokenizer.eos_token == "<|done|>"
+    assert rendered(tokenizer) == before
+
+
 # What is refused.
 
 
@@ -204,6 +213,15 @@ def test_a_template_whose_markers_would_be_taken_apart_names_those_that_fit(toke
     assert "use.template.name: the template llama3 writes <|end_header_id|>, <|eot_id|>" in message
     assert "would be taught as a text of " in message
     assert "fit this tokenizer: chatml, qwen2.5, qwen3, llama2, deepseek-v2, zephyr, tulu, vicuna, alpaca" in message
+
+
+def test_a_tokenizer_that_nothing_fits_says_so():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(PlanError, match="fit this tokenizer: none, as it has no end token"):
+        patch(bare, name="gemma")
 
 
 def test_a_file_that_is_no_text_is_refused(tokenizer_with, tmp_path):

@@ -61,7 +61,7 @@ def _needs_markers(tokenizer: Any, template: Template, missing: list[str], where
         where,
         f"the template {template.name} writes {', '.join(missing)}, which the model's tokenizer does not know as "
         f"single tokens ({missing[0]} would be taught as a text of {pieces} tokens)",
-        f"templates that fit this tokenizer: {', '.join(fitting)}",
+        f"templates that fit this tokenizer: {', '.join(fitting) or 'none, as it has no end token'}",
     )
 
 
@@ -105,14 +105,16 @@ def _render(tokenizer: Any, template: Template, where: str) -> str:
 
 
 def _ends_nowhere(tokenizer: Any, template: Template, after: str, where: str) -> Problem:
-    own = tokenizer.special_tokens_map.get("eos_token")
+    writable = template.turn_end is None and "eos_token" in tokenizer.special_tokens_map
     what = f"{after!r}" if after else "nothing"
     wanted = f", not {template.turn_end}" if template.turn_end else ""
     return Problem(
         where,
         f"no special token of the tokenizer ends an answer in the template {template.name} (after it stands {what}"
         f"{wanted}), so a model trained with it would never learn to stop",
-        "write {{ eos_token }} after the answer" if own else "choose a template whose end token this tokenizer has",
+        "write {{ eos_token }} after the answer"
+        if writable
+        else "choose a template whose end token this tokenizer has",
     )
 
 
@@ -125,12 +127,10 @@ def _with_pins(tokenizer: Any, template: Template, end: str) -> str:
     A template that writes `eos_token` and ends its answers with another token goes on writing the one that the
     tokenizer came with. A plain one writes `bos_token` only where the tokenizer begins every text with it.
     """
-    standing = tokenizer.chat_template
+    standing, special, pins = tokenizer.chat_template, tokenizer.special_tokens_map, {}
     pinned = re.compile(rf"({_PIN})*{re.escape(template.text)}")
-    if isinstance(standing, str) and pinned.fullmatch(standing):
+    if isinstance(standing, str) and pinned.fullmatch(standing) and special.get("eos_token") == end:
         return standing  # a saved tokenizer that has this template, and its end token, already
-    special = tokenizer.special_tokens_map
-    pins = {}
     if template.plain and not _begins(tokenizer):
         pins["bos_token"] = ""
     if "eos_token" in template.text and special.get("eos_token", end) != end:

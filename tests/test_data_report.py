@@ -206,7 +206,7 @@ def test_a_picture_is_drawn_of_any_lengths(counts, tmp_path):
 
 
 def test_without_matplotlib_the_picture_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)  # importing it fails
     with pytest.raises(TunekitError, match="pip install matplotlib"):
         draw_lengths({"sft": Lengths({1: 1})}, tmp_path / "a.png")
 
@@ -288,7 +288,7 @@ def test_a_pair_is_shown_once_where_it_is_the_same_and_tells_what_differs(look):
     assert "margin 0.25, the first 3 tokens are shared, then 1 chosen and 3 rejected tokens differ" in text
     assert "chosen: 4 tokens" in text
     assert "rejected: 6 tokens" in text
-    assert "… the same 3 tokens as before …" in text
+    assert "… the same 3 tokens as above, 1 of them supervised …" in text
     assert "⟦d│e│f⟧" in text
     assert "chosen and rejected are the same" in printed(look("a>b|b").show(1), no_color=True)
 

@@ -163,6 +163,7 @@ def _memory(estimate: Estimate, available: int) -> Section:
 
 def _rich_table(section: Section) -> Any:
     from rich import box
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -170,8 +171,6 @@ def _rich_table(section: Section) -> Any:
         title=section.title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     table.show_header = bool(section.columns)
-    if section.note:
-        table.caption, table.caption_justify, table.caption_style = Text(f"{section.note}\n"), "left", "dim"
     for number, column in enumerate(section.columns or _plain_columns(section)):
         right = column in section.numbers
         table.add_column(
@@ -179,7 +178,7 @@ def _rich_table(section: Section) -> Any:
         )
     for row in section.rows:
         table.add_row(*(Text(cell) for cell in row))
-    return table
+    return Group(table, Text(f"{section.note}\n", style="dim")) if section.note else table
 
 
 def _html_table(section: Section) -> str:

@@ -25,9 +25,8 @@ class Gap:
     same: bool = False
 
     def __str__(self) -> str:
-        if self.same:
-            return f"… the same {self.tokens:,} tokens as before …"
-        return f"… {self.tokens:,} tokens not shown, {self.supervised:,} of them supervised …"
+        told = f"the same {self.tokens:,} tokens as above" if self.same else f"{self.tokens:,} tokens not shown"
+        return f"… {told}, {self.supervised:,} of them supervised …"
 
 
 @dataclass(frozen=True)

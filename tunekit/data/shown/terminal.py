@@ -49,7 +49,7 @@ def _legend(shown: Shown, plain: bool) -> Text:
     if shown.weights:
         legend.append("  ")
     legend.append("no loss", "dim").append("  ").append("special", "bold magenta")
-    return legend.append("  ⏎ new line  ⇥ tab").append("  shading alternates by token", "dim")
+    return legend.append("  ⏎\u00a0new\u00a0line  ⇥\u00a0tab").append("  shading alternates by token", "dim")
 
 
 def _coloured(sequence: ShownSequence) -> Text:

@@ -220,7 +220,7 @@ _words = st.text(alphabet=st.sampled_from("ab é🎉\n<|"), max_size=60)
     limit=st.integers(1, 160),
     supervise=st.sampled_from(["assistant", "last"]),
 )
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_cutting_keeps_the_limit_the_header_and_the_truth_about_the_end(
     tokenizer: Any, contents: list[tuple[str, str]], system: str | None, limit: int, supervise: str
 ) -> None:
@@ -250,6 +250,37 @@ def test_cutting_keeps_the_limit_the_header_and_the_truth_about_the_end(
     assert text.count(HEADER) >= len(runs)
     if found.cut and runs[-1] != full:
         assert text.endswith(runs[-1]), "nothing comes behind an answer that is cut off"
+
+
+@given(
+    contents=st.lists(st.tuples(_words, _words), max_size=3),
+    answers=st.tuples(_words, _words),
+    question=_words,
+    limit=st.integers(30, 160),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_cutting_a_pair_keeps_one_prompt_with_its_header_and_the_truth_about_the_ends(
+    tokenizer: Any, contents: list[tuple[str, str]], answers: tuple[str, str], question: str, limit: int
+) -> None:
+    turns = [(role, text) for pair in contents for role, text in zip(("user", "assistant"), pair, strict=True)]
+    prompt = talk(*turns, ("user", question)).messages
+    chosen, rejected = ((Message("assistant", answer),) for answer in answers)
+    pair = Example(1, "p", prompt, chosen=chosen, rejected=rejected)
+    items, account = encode(pair, tokenizer, max_length=limit)
+    if not items:
+        assert list(account.source("").left_out)[0].startswith(("the chosen and the rejected", "the length limit"))
+        return
+    heads = []
+    for found, answer in zip(items[0].sequences, answers, strict=True):
+        assert len(found.ids) <= limit
+        (run,) = trained(found, tokenizer)
+        full = answer + "<|im_end|>"
+        assert full.startswith(run)
+        assert run == full or not run.endswith("<|im_end|>")
+        head, _, tail = _text(found, tokenizer).rpartition(HEADER)
+        assert tail.startswith(run)
+        heads.append(head)
+    assert heads[0] == heads[1]
 
 
 @given(

@@ -2,8 +2,9 @@
 
 The policy, for a conversation of more than `max_length` tokens whose first trained answer is `answer`:
 
-1. Where only the last answer is trained (`supervise: last`, preferences, labelled answers), the oldest exchanges go
-   first, whole, as long as what is left is too long. The system turn stays. What is left is rendered anew.
+1. The oldest exchanges in which nothing is trained go first, whole, as many as need be: there are such where only the
+   last answer is trained (`supervise: last`, preferences, labelled answers), or by the weights of messages. The system
+   turn stays. What is left is rendered anew.
 2. Where the answer then ends within the limit, all that lies beyond the limit goes, from the right.
 3. Else the contents of the prompt are shortened. Room is what the limit leaves beside the prompt's *structure*, which
    is all the template writes there: headers, turn ends, tools. The answer gets half the room, or what it needs where

@@ -136,8 +136,7 @@ class _Writer:
         fitter = Fitter(self.pages, limit)
         if self.rules.too_long == "split" and example.label is None:
             return fitter.split(page)
-        last = self.rules.supervise == "last" or example.label is not None
-        return Fit([fitter.cut(page, last)])
+        return Fit([fitter.cut(page)])
 
     def _pair(self, pages: list[Page]) -> Fit:
         pair, shared = share_prompt(self.pages, pages)

@@ -43,7 +43,7 @@ class Fences:
         named, written = self.tokenizer.chat_control_tokens, "\0".join(self._literals)
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.special]
         if named is not None:
-            return self.special | set(named)
+            return self.special | set(named).intersection(added)
         return self.special | {text for text in added if text in written and not text.isspace()}
 
     @cached_property

@@ -50,10 +50,10 @@ class Fitter:
         self.pages = pages
         self.limit = limit
 
-    def cut(self, page: Page, last: bool) -> Strip:
-        """Shorten a page. `last`: its oldest exchanges go first. Raises Fault where no trained token is left."""
+    def cut(self, page: Page) -> Strip:
+        """Shorten a page. Raises Fault where no trained token is left."""
         length = len(page)
-        (page,) = self._without_oldest([page]) if last else (page,)
+        (page,) = self._without_oldest([page])
         index = min((index for index in range(len(page.talk.messages)) if page.talk.weight(index)), default=None)
         turn = None if page.talk.rest or index is None else page.placed.turn(index)
         kept: Indices = np.arange(len(page))
@@ -79,7 +79,7 @@ class Fitter:
             if not part.weights.any():
                 fit.unused += len(part)
                 continue
-            fit.strips.append(self._strip(part, None, len(part)) if len(part) <= self.limit else self.cut(part, False))
+            fit.strips.append(self._strip(part, None, len(part)) if len(part) <= self.limit else self.cut(part))
         fit.split = len(fit.strips) > 1
         return fit
 
@@ -106,7 +106,7 @@ class Fitter:
         return np.concatenate([prompt, np.arange(start, len(page))])
 
     def _strip(self, page: Page, kept: Indices | None, length: int) -> Strip:
-        if kept is None or len(kept) <= self.limit == len(page):
+        if kept is None:
             return Strip(page.tokens.ids, page.weights, length)
         ids, weights = page.tokens.ids[kept], page.weights[kept]
         end = end_within(len(kept), self.limit, weights, page.tokens.boundaries[kept])
@@ -115,7 +115,7 @@ class Fitter:
         return Strip(ids[:end], weights[:end], length)
 
     def _without_oldest(self, pages: Sequence[Page]) -> Sequence[Page]:
-        """The pages without as many of their oldest exchanges as needed; the trained ones stay."""
+        """The pages without as many of their oldest exchanges as needed; what is trained stays."""
         talk = pages[0].talk
         exchanges = Exchanges.of(talk.messages)
         trained = min((index for index in range(len(talk.messages)) if talk.weight(index)), default=0)

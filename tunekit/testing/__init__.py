@@ -36,7 +36,7 @@ pytest.register_assert_rewrite(
 
 from .adapters import AdapterSuite  # noqa: E402
 from .backends import BackendSuite  # noqa: E402
-from .data import conversations, examples_of, rows_of  # noqa: E402
+from .data import conversations, examples_of, labelled, preferences, rows_of  # noqa: E402
 from .formats import FormatSuite  # noqa: E402
 from .loaders import LoaderSuite  # noqa: E402
 from .optimizers import OptimizerSuite  # noqa: E402
@@ -83,8 +83,10 @@ __all__ = [
     "estimate_for",
     "examples_of",
     "fake_machine",
+    "labelled",
     "plan_for",
     "planned",
+    "preferences",
     "rows_of",
     "run_context",
     "save_tiny_model",

@@ -22,8 +22,37 @@ _PAIRS = (
 def conversations(count: int = 8) -> Examples:
     """Make examples of one question and one answer each, of different lengths."""
     return examples_of(
-        (Message("user", question), Message("assistant", answer))
-        for question, answer in (_PAIRS[number % len(_PAIRS)] for number in range(count))
+        (Message("user", question), Message("assistant", answer)) for question, answer in map(_pair, range(count))
+    )
+
+
+def preferences(count: int = 8) -> Examples:
+    """Make pairs: a question, its answer, and the answer to another question as the rejected one."""
+    return Examples.of(
+        Example(
+            number + 1,
+            f"a test, row {number + 1}",
+            messages=(Message("user", _pair(number)[0]),),
+            chosen=(Message("assistant", _pair(number)[1]),),
+            rejected=(Message("assistant", _pair(number + 1)[1]),),
+        )
+        for number in range(count)
+    )
+
+
+def labelled(count: int = 8) -> Examples:
+    """Make questions, in turn with their own answer, which is good, and with that to another, which is bad."""
+    return Examples.of(
+        Example(
+            number + 1,
+            f"a test, row {number + 1}",
+            messages=(
+                Message("user", _pair(number)[0]),
+                Message("assistant", _pair(number + number % 2)[1]),
+            ),
+            label=number % 2 == 0,
+        )
+        for number in range(count)
     )
 
 
@@ -42,3 +71,7 @@ def rows_of(values: Sequence[Mapping[str, Any]], source: Source | None = None) -
     rows = tuple(Row(number, f"{source.name}, row {number}", row) for number, row in enumerate(values, 1))
     columns = tuple(values[0]) if values else ()
     return Rows(source, columns, lambda: iter(rows), fingerprint="0")
+
+
+def _pair(number: int) -> tuple[str, str]:
+    return _PAIRS[number % len(_PAIRS)]

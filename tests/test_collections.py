@@ -291,7 +291,7 @@ def test_a_broken_collection_is_named(tmp_path: Path, name: str, text: str | byt
 # What is a collection
 
 
-@pytest.mark.parametrize("name", ["dataset_info.json", "datasets.yaml", "datasets.yml"])
+@pytest.mark.parametrize("name", ["dataset_info.json", "datasets.yaml", "datasets.yml", "datasets.json"])
 def test_a_collection_is_known_by_its_name_and_a_folder_by_what_it_holds(tmp_path: Path, name: str) -> None:
     assert not is_collection(tmp_path)
     key = "file_name" if name == "dataset_info.json" else "path"

@@ -16,8 +16,8 @@ from .llama_factory import source_options
 from .reading import parse_yaml
 
 LLAMA_FACTORY = "dataset_info.json"
-OWN = ("datasets.yaml", "datasets.yml")
-"""The names that make a file a collection; `datasets.json` is one where the recipe names data sets in it."""
+OWN = ("datasets.yaml", "datasets.yml", "datasets.json")
+"""The names that make a file a collection."""
 
 _KEYS = tuple(sorted({each.name for each in fields(Source)} - {"rows", "key"}))
 

@@ -1,7 +1,8 @@
 """LLaMA-Factory's description of a data set becomes the options of a source.
 
 Its documentation: data/README.md of LLaMA-Factory 0.9.5. Different here: `num_samples` are the first rows, where
-LLaMA-Factory draws them at random.
+LLaMA-Factory draws them at random; and columns that a format knows by name (`input`, `system`) are read where the data
+has them, where LLaMA-Factory reads only those that the description names.
 """
 
 from __future__ import annotations

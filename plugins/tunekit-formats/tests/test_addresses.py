@@ -129,7 +129,9 @@ def test_an_address_that_cannot_be_reached_tells_why(memory: Any, monkeypatch: p
     memory.pipe("/bucket/a.jsonl", LINES)
     for method in ("_open", "info"):  # the second is asked first
         monkeypatch.setattr(type(memory), method, fail)
-        with pytest.raises(DataError, match=r"a\.jsonl\)?: cannot be reached: no route to host; check the address, the"):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl\)?: cannot be reached: no route to host; check the address, the"
+        ):
             _values("memory://bucket/a.jsonl")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,10 @@ def test_a_very_long_row_is_read_whole(tmp_path: Path, name: str, size: int) -> 
         ("a.jsonl", b'\xef\xbb\xbf\r\n{"a": "1"}\r\n   \r\n{"a": "2"}', ["1", "2"]),
         ("a.json", b'\xef\xbb\xbf \n[{"a": "1"},\r\n{"a": "2"}\r\n]\r\n', ["1", "2"]),
         ("a.csv", b'\xef\xbb\xbf\n"a"\r\n\r\n1\r\n"2"', ["1", "2"]),
-        ("a.csv", b"a\n\0\n1", ["\0", "1"]),
+        pytest.param(
+            *("a.csv", b"a\n\0\n1", ["\0", "1"]),
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="its csv refuses NUL, as a malformed row"),
+        ),
         ("a.tsv", b"a\tb\r\n1\t,\r\n2\tx", ["1", "2"]),
     ],
 )

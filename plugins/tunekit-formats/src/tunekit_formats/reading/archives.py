@@ -26,6 +26,9 @@ SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 _DAMAGED = (ValueError, KeyError, IndexError, OverflowError, RuntimeError, struct.error)
 """What zipfile and tarfile let through where an archive is damaged."""
 
+_known: dict[str, list[str]] = {}
+"""The files in archives by the fingerprint of the archive, since a tar has to be run through for them."""
+
 
 def is_archive(name: str) -> bool:
     """Whether a file is an archive, by its name."""
@@ -39,7 +42,10 @@ def open_archive(blob: Blob, name: str, source: Source, split: str) -> Table:
     names, open_member = (_names_in_zip, _open_in_zip) if zipped else (_names_in_tar, _open_in_tar)
     packed = decompress(blob, long)
     try:
-        found = [member for member in sorted(names(packed)) if not _hidden(member)]
+        state = blob.fingerprint()
+        if state not in _known:
+            _known[state] = sorted(member for member in names(packed) if not _hidden(member))
+        found = _known[state]
     except UNREADABLE as error:
         raise unreadable(blob.name, error) from error
     twice = next((member for member, following in pairwise(found) if member == following), None)

@@ -58,11 +58,16 @@ def test_borders_that_do_not_reach_the_attention_are_an_error() -> None:
         segments_attention(torch.nn.Identity(), *tensors, None)
 
 
-@pytest.mark.parametrize("option", ["softcap", "s_aux"])
-def test_capped_scores_and_sinks_are_an_error_rather_than_ignored(option: str) -> None:
-    tensors = [torch.zeros(1, 2, 4, 8) for _ in range(3)]
-    with pytest.raises(RuntimeError, match="caps its scores or has sinks"):
-        segments_attention(torch.nn.Identity(), *tensors, None, cu_seq_lens_q=torch.tensor([0, 4]), **{option: 5.0})
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
+def test_capped_scores_and_sinks_hold_in_a_plain_call_and_in_generation_while_segments_are_switched_on(
+    family: str,
+) -> None:
+    model, ids = family_model(family).eval(), torch.arange(3, 23)[None]
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+    expected, generated = model(ids).logits, model.generate(ids, **options)
+    with switched(model, NAME):
+        torch.testing.assert_close(model(ids).logits, expected)
+        assert torch.equal(model.generate(ids, **options), generated)
 
 
 def test_a_change_in_one_sequence_changes_no_other() -> None:
@@ -82,14 +87,14 @@ def test_a_change_in_one_sequence_changes_no_other() -> None:
 
 
 def test_models_that_are_not_verified_are_padded_and_the_reason_is_said() -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
+    from transformers import OPTConfig, OPTForCausalLM
 
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2))
+    sizes = {"vocab_size": 64, "hidden_size": 32, "ffn_dim": 32, "num_hidden_layers": 2, "word_embed_proj_dim": 32}
+    model = OPTForCausalLM(OPTConfig(**sizes, num_attention_heads=4))
     strategy = choose_strategy(model, "auto", 0, "stages.0.sft")
     assert strategy.name == "padded"
-    assert strategy.reason == "gemma2 is not among the models verified without padding"
-    with pytest.raises(PlanError, match=r"stages.0.sft.batch.padding: padding is never, but gemma2 .* padding: auto"):
+    assert strategy.reason == "opt is not among the models verified without padding"
+    with pytest.raises(PlanError, match=r"stages.0.sft.batch.padding: padding is never, but opt .* padding: auto"):
         choose_strategy(model, "never", 0, "stages.0.sft")
 
 

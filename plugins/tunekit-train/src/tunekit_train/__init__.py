@@ -27,7 +27,7 @@ from .config import (
     ScheduleConfig,
     TrainConfig,
 )
-from .objective import Batch, Need, Objective, Provided, Sum, Sums
+from .objective import Batch, Need, Objective, Provided, Source, Sum, Sums
 from .stage import Stage
 
 if TYPE_CHECKING:
@@ -35,18 +35,28 @@ if TYPE_CHECKING:
     from .engine import train
     from .estimate import estimate_stage
     from .forward import Forward
+    from .heads import ValueHead
     from .items import Items
+    from .job import Job
+    from .layout import Layout
+    from .needs import ReferenceLogProbs, SequenceValues, TokenLogProbs, TokenValues
     from .order import BatchOrder
-    from .needs import TokenLogProbs, TokenScores
+    from .scores import TokenScores
 
 _LAZY = {
-    "Forward": "forward",
     "BatchOrder": "order",
     "Encoder": "encoding",
+    "Forward": "forward",
     "Items": "items",
+    "Job": "job",
+    "Layout": "layout",
+    "ReferenceLogProbs": "needs",
     "Rules": "encoding",
+    "SequenceValues": "needs",
     "TokenLogProbs": "needs",
-    "TokenScores": "needs",
+    "TokenScores": "scores",
+    "TokenValues": "needs",
+    "ValueHead": "heads",
     "estimate_stage": "estimate",
     "train": "engine",
 }
@@ -109,19 +119,26 @@ __all__ = [
     "Forward",
     "Item",
     "Items",
+    "Job",
+    "Layout",
     "LogConfig",
     "Need",
     "Objective",
     "Provided",
+    "ReferenceLogProbs",
     "Rules",
     "ScheduleConfig",
+    "SequenceValues",
+    "Source",
     "Stage",
     "Sum",
     "Sums",
     "TokenLogProbs",
     "TokenScores",
     "TokenSequence",
+    "TokenValues",
     "TrainConfig",
+    "ValueHead",
     "estimate_stage",
     "train",
 ]

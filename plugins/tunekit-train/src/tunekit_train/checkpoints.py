@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,14 @@ class Checkpoints:
         found = self.complete()
         return found[-1][1] if found else None
 
-    def complete_(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Turn what Trainer has just written into a complete checkpoint, then delete the oldest."""
+    def complete_(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None] | None = None) -> Path:
+        """Turn what Trainer has just written into a complete checkpoint, then delete the oldest.
+
+        `write` is given the folder first, for files of its own.
+        """
         written, final = self.partial / f"checkpoint-{step}", self.folder / f"step-{step}"
+        if write is not None:
+            write(written)
         (written / STATE).write_text(json.dumps(state))
         (written / MARKER).write_text(json.dumps({"step": step}))
         for path in [*sorted(written.rglob("*")), written]:

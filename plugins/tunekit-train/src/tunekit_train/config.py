@@ -40,6 +40,10 @@ class BatchConfig(PluginConfig):
         description="fill bins of max_length tokens with whole examples, none of which sees another: greedy in random "
         "order, or best_fit, which wastes least",
     )
+    share_prompts: bool = Field(
+        default=True,
+        description="compute the prompt that the sequences of one item share, a chosen and a rejected answer say, once",
+    )
     by_length: bool = Field(default=False, description="put examples of similar length into one micro-batch")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging
 
@@ -22,10 +24,13 @@ from .job import Job, cast_trainable_
 from .memory import PeakMemory
 from .objective import Objective
 from .results import save_model, stage_result
+from .sources import Sources
 from .streaming import StreamedItems
 from .tally import Tally
 from .trainer import EngineTrainer
 from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller
+
+OBJECTIVE = "objective.pt"
 
 
 def train(
@@ -50,7 +55,8 @@ def train(
     job.refuse()
     stop = Interrupt()
     with quiet(), prepared(bundle.model, job.strategy, bundle.precision.autocast):
-        trainer = _trainer(job, stop)
+        sources = Sources(job, resumed)
+        trainer = _trainer(job, sources, stop)
         if resumed is not None:
             _take_up_(trainer, resumed)
         with stop.listening(), _ctrl_c(job):
@@ -58,10 +64,12 @@ def train(
     if trainer.state.global_step < job.total_steps:
         raise _interrupted(job)
     bundle.model.eval()
+    sources.close()
     with quiet():
         artefact = save_model(bundle, context.folder)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
     result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
+    result = replace(result, facts={**result.facts, **sources.facts()})
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
 
@@ -95,19 +103,21 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
         return Strategy(**read_state(resumed)["strategy"])
     tokenizer = bundle.tokenizer
     padding_id = next((at for at in (tokenizer.pad_token_id, tokenizer.eos_token_id) if at is not None), 0)
-    return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key)
+    return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key, config.batch.share_prompts)
 
 
-def _trainer(job: Job, stop: Interrupt) -> EngineTrainer:
-    trainer = EngineTrainer(job, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or None)
+def _trainer(job: Job, sources: Sources, stop: Interrupt) -> EngineTrainer:
+    trainer = EngineTrainer(
+        job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or None
+    )
     trainer.remove_callback(PrinterCallback)
     _place_tensorboard(trainer, job.context.folder / "tensorboard")
     for callback in (
-        StepClock(trainer.clock_step_),
+        StepClock(trainer.finish_step_),
         GradientGuard(job.diverged, scaled=job.needs_scaler),
         Rhythm(job.config, job.steps_per_epoch or job.total_steps, bool(job.held_out), stop),
         Teller(job.tell),
-        Saver(job.checkpoints, lambda: _state(trainer), job.tell),
+        Saver(job.checkpoints, lambda: _state(trainer), lambda folder: _write(trainer, folder), job.tell),
     ):
         trainer.add_callback(callback)
     return trainer
@@ -153,7 +163,14 @@ def _state(trainer: EngineTrainer) -> dict[str, Any]:
     return {**kept, "data": job.items.fingerprint, "stream": stream}
 
 
+def _write(trainer: EngineTrainer, checkpoint: Path) -> None:
+    """What is no plain data, in files of its own."""
+    trainer.sources.save(checkpoint)
+    torch.save(trainer.job.objective.state(), checkpoint / OBJECTIVE)
+
+
 def _take_up_(trainer: EngineTrainer, checkpoint: Path) -> None:
+    trainer.job.objective.load_state(torch.load(checkpoint / OBJECTIVE, weights_only=True))
     state, job = read_state(checkpoint), trainer.job
     if state["data"] and job.items.fingerprint and state["data"] != job.items.fingerprint:
         what = f"is not what {checkpoint.name.replace('-', ' ')} was trained on, and the run cannot reach its numbers"

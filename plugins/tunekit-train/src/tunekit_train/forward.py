@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,42 +14,55 @@ from torch import Tensor
 from tunekit.errors import PlanError, Problem
 
 from .config import Padding
-from .layout import Layout, lay_end_to_end, lay_padded
-from .objective import Batch
+from .layout import Layout, lay_end_to_end, lay_padded, lay_shared
+from .objective import Batch, Need, Source
 
 StrategyName = Literal["segments", "padded"]
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """How batches are laid out and run, and why that way."""
+    """How batches are laid out and run, and why that way.
+
+    `share_prompts` says whether sequences of one item run the prompt that they share once, `sharing_reason` why.
+    """
 
     name: StrategyName
     reason: str
     padding_id: int = 0
+    share_prompts: bool = False
+    sharing_reason: str = ""
 
     def lay_out(self, batch: Batch) -> Layout:
         """Turn a batch into tensors."""
-        if self.name == "segments":
-            return lay_end_to_end(batch.sequences)
-        return lay_padded(batch.sequences, self.padding_id)
+        if self.name == "padded":
+            return lay_padded(batch.sequences, self.padding_id)
+        return lay_shared(batch.items) if self.share_prompts else lay_end_to_end(batch.sequences)
 
 
-def choose_strategy(model: Any, padding: Padding, padding_id: int, key: str) -> Strategy:
+def choose_strategy(model: Any, padding: Padding, padding_id: int, key: str, share_prompts: bool = True) -> Strategy:
     """Choose the cheapest exact strategy for this model.
 
     Raises:
         PlanError: `padding` is `never` and the model cannot do without.
     """
     if padding == "always":
-        return Strategy("padded", "batch.padding is always", padding_id)
+        return _padded("batch.padding is always", padding_id)
     obstacle = segments_obstacle(model)
     if obstacle is None:
-        return Strategy("segments", f"{base_model(model).config.model_type} attends inside each sequence exactly")
+        reason = f"{base_model(model).config.model_type} attends inside each sequence exactly"
+        sharing = "a prompt is computed once for all sequences of an item, and attended to by each exactly"
+        return Strategy(
+            "segments", reason, padding_id, share_prompts, sharing if share_prompts else "batch.share_prompts is false"
+        )
     if padding == "never":
         where = f"{key}.batch.padding"
         raise PlanError([Problem(where, f"padding is never, but {obstacle}", "use padding: auto or always")])
-    return Strategy("padded", obstacle, padding_id)
+    return _padded(obstacle, padding_id)
+
+
+def _padded(reason: str, padding_id: int) -> Strategy:
+    return Strategy("padded", reason, padding_id, sharing_reason="a padded row holds one sequence")
 
 
 def segments_obstacle(model: Any) -> str | None:
@@ -90,40 +103,84 @@ def prepared(model: Any, strategy: Strategy, autocast: bool) -> Iterator[None]:
 
 
 class Forward:
-    """One batch and the model to run it through. Needs ask it for what they are made of."""
+    """One batch and the model to run it through. Needs ask it for what they are made of.
 
-    def __init__(self, model: Any, batch: Batch, layout: Layout) -> None:
+    `needs` are all that will ask. What they say beforehand (`Need.logits_at`, `Need.hidden_at`) comes from one run of
+    the model, made when the first of it is asked for; whatever else is asked for is a run of its own. `sources` are
+    what the needs have prepared before the first step.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batch: Batch,
+        layout: Layout,
+        needs: Iterable[Need[Any]] = (),
+        sources: Mapping[Need[Any], Source] | None = None,
+    ) -> None:
         self.model, self.batch, self.layout = model, batch, layout
+        self._sources = dict(sources or {})
+        needs = tuple(needs)
+        self._logits = _Shares(need.logits_at(layout) for need in needs)
+        self._hidden = _Shares(need.hidden_at(layout) for need in needs)
+
+    def source(self, need: Need[Any]) -> Source:
+        """What this need has prepared before the first step."""
+        return self._sources[need]
 
     def logits(self, positions: Tensor) -> Tensor:
-        """Run the model with its head at these positions only; returns [positions, vocab], which the caller owns.
+        """The logits at these positions, [positions, vocab], which the caller owns and may write over.
 
-        `positions` are flat in batch x seq and ascending.
+        `positions` are flat in batch x seq, those of a padded batch ascending.
         """
+        if not self._logits.hold(positions):
+            if not self._logits.expect(positions):
+                return self._run(positions, None)[0]
+            self._run_shared()
+        return self._logits.take(positions)
+
+    def hidden(self, positions: Tensor) -> Tensor:
+        """What the output head is given at these positions, [positions, hidden size], in the model's dtype."""
+        if not self._hidden.hold(positions):
+            if not self._hidden.expect(positions):
+                return self._run(positions[:0], positions)[1]
+            self._run_shared()
+        return self._hidden.take(positions)
+
+    def _run_shared(self) -> None:
+        """Run the model once for all that was announced."""
+        logits_at, hidden_at = self._logits.positions, self._hidden.positions
+        nowhere = self.layout.positions[:0]
+        logits, hidden = self._run(nowhere if logits_at is None else logits_at, hidden_at)
+        self._logits.fill(logits)
+        self._hidden.fill(hidden)
+
+    def _run(self, logits_at: Tensor, hidden_at: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run the model with its head at `logits_at` only; returns logits and hidden states, the latter maybe empty."""
         arguments = self._arguments()
-        layout = self.layout
-        whole = "logits_to_keep" not in inspect.signature(_forward_of(self.model)).parameters
+        if hidden_at is not None:
+            with self._borders(), _head_given(self.model, logits_at, hidden_at) as taken:
+                logits: Tensor = self.model(**arguments, use_cache=False).logits
+            return logits.reshape(-1, logits.shape[-1]), taken[0]
+        whole = "logits_to_keep" not in inspect.signature(_inner(self.model).forward).parameters
         if not whole:
-            arguments["logits_to_keep"] = positions if layout.attention_mask is None else self._mask(positions)
+            arguments["logits_to_keep"] = logits_at if self.layout.attention_mask is None else self._mask(logits_at)
         with self._borders():
-            logits: Tensor = self.model(**arguments, use_cache=False).logits
+            logits = self.model(**arguments, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])
-        return logits[positions] if whole else logits
+        return (logits[logits_at] if whole else logits), logits[:0]
 
     def _arguments(self) -> dict[str, Any]:
         layout = self.layout
         if layout.attention_mask is not None:
             return {"input_ids": layout.input_ids, "attention_mask": layout.attention_mask}
-        # Borders stay on the CPU: the segments are a loop on the host, and reading them must not wait for the device.
-        borders = torch.tensor((0, *layout.lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        longest = max(layout.lengths)
         return {
             "input_ids": layout.input_ids,
             "position_ids": layout.position_ids,
-            "cu_seq_lens_q": borders,
-            "cu_seq_lens_k": borders,
-            "max_length_q": longest,
-            "max_length_k": longest,
+            "cu_seq_lens_q": _cumulative(layout.lengths),
+            "cu_seq_lens_k": _cumulative(layout.key_lengths),
+            "max_length_q": max(layout.lengths),
+            "max_length_k": max(layout.key_lengths),
         }
 
     def _mask(self, positions: Tensor) -> Tensor:
@@ -139,6 +196,87 @@ class Forward:
         return borders_given()
 
 
-def _forward_of(model: Any) -> Any:
-    inner = model.module if hasattr(model, "module") else model  # a distributed wrapper
-    return base_model(inner).forward
+class _Shares:
+    """Rows of one result of the model that several needs share: each asks at positions announced before."""
+
+    def __init__(self, announced: Iterable[Tensor | None]) -> None:
+        self._requests: list[Tensor] = []
+        self._left: list[int] = []
+        self._parts: list[Tensor] = []
+        for positions in announced:
+            if positions is None:
+                continue
+            at = self._find(positions)
+            if at is None:
+                self._requests.append(positions)
+                self._left.append(1)
+            else:
+                self._left[at] += 1
+
+    @property
+    def positions(self) -> Tensor | None:
+        """All announced positions, one request after the other; None where nothing was announced."""
+        if len(self._requests) < 2:
+            return self._requests[0] if self._requests else None
+        return torch.cat(self._requests)
+
+    def expect(self, positions: Tensor) -> bool:
+        """Whether a run for all would give these; it gives each once."""
+        return not self._parts and self._find(positions) is not None
+
+    def hold(self, positions: Tensor) -> bool:
+        """Whether these have been computed and not been taken by all who announced them."""
+        at = self._find(positions) if self._parts else None
+        return at is not None and self._left[at] > 0
+
+    def fill(self, rows: Tensor) -> None:
+        """Take the result of the run for all."""
+        if self._requests:
+            lengths = [len(request) for request in self._requests]
+            self._parts = [rows] if len(lengths) == 1 else list(torch.split(rows, lengths))
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The rows at these positions: a copy, and the rows themselves for the last who asks."""
+        at = self._find(positions)
+        assert at is not None
+        self._left[at] -= 1
+        return self._parts[at].clone() if self._left[at] else self._parts[at]
+
+    def _find(self, positions: Tensor) -> int | None:
+        for at, request in enumerate(self._requests):
+            if request is positions or torch.equal(request, positions):
+                return at
+        return None
+
+
+@contextmanager
+def _head_given(model: Any, logits_at: Tensor, hidden_at: Tensor) -> Iterator[list[Tensor]]:
+    """Take the hidden states at `hidden_at` on their way into the output head, and let through those at `logits_at`."""
+    head = _inner(model).get_output_embeddings()
+    if head is None:
+        raise RuntimeError(f"{type(_inner(model)).__name__} has no output head to take hidden states from")
+    taken: list[Tensor] = []
+
+    def narrow(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        flat = given[0].reshape(-1, given[0].shape[-1])  # [batch x seq, hidden size]
+        taken.append(flat[hidden_at])
+        return (flat[logits_at][None], *given[1:])
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        yield taken
+    finally:
+        handle.remove()
+
+
+def _cumulative(lengths: tuple[int, ...]) -> Tensor:
+    """Where segments begin and end, [segments + 1].
+
+    On the CPU: the segments are a loop on the host, and reading them must not wait for the device.
+    """
+    return torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
+
+
+def _inner(model: Any) -> Any:
+    """The transformers model inside a distributed wrapper and an adapter."""
+    return base_model(model.module if hasattr(model, "module") else model)

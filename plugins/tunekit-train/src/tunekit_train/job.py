@@ -17,6 +17,7 @@ from .checkpoints import Checkpoints
 from .checks import streaming_problems, unpacked
 from .config import TrainConfig
 from .forward import Strategy
+from .heads import NAME as VALUE_HEAD
 from .items import IndexedItems, Indices, Items, Selection
 from .objective import Objective
 from .order import BatchOrder, split
@@ -175,6 +176,8 @@ def cast_trainable_(model: Any, dtype: str) -> list[tuple[str, Any]]:
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not named:
         raise TunekitError("no parameter of the model trains", "use an adapter plugin, or none to train all weights")
-    for _, parameter in named:
+    for name, parameter in named:
+        if name.startswith(f"{VALUE_HEAD}."):
+            continue  # it computes in fp32, whatever the adapter trains in
         parameter.data = parameter.data.to(getattr(torch, dtype))
     return named

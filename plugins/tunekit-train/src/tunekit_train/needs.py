@@ -3,45 +3,115 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .cross_entropy import token_log_probs_
 from .forward import Forward
+from .heads import HeadStart, TrainedHead
+from .layout import Layout
 from .objective import Need
+from .reference import Reference, ReferenceMode, prepare_reference
+from .scores import TokenScores
 
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Log-probabilities of the supervised tokens, [supervised] each, in the order of the batch's sequences.
-
-    `log_probs` are fp32 and carry the gradient; `weights` are the loss weights and `owners` the index of the sequence
-    that each token belongs to, for sums per sequence.
-    """
-
-    log_probs: Tensor
-    weights: Tensor
-    owners: Tensor
-
-    def sums(self, count: int) -> Tensor:
-        """The weighted log-probability of each of `count` sequences, fp32 [sequences]."""
-        return _per_sequence(self.weights * self.log_probs, self.owners, count)
-
-    def sizes(self, count: int) -> Tensor:
-        """The summed weights of each of `count` sequences, fp32 [sequences]: their supervised tokens where all weigh 1."""
-        return _per_sequence(self.weights, self.owners, count)
+if TYPE_CHECKING:
+    from .job import Job
 
 
 @dataclass(frozen=True)
 class TokenLogProbs(Need[TokenScores]):
-    """The log-probability of every supervised token, with the head run at supervised positions only."""
+    """The log-probability of every supervised token, with the head run at supervised positions only.
+
+    Costs one run of the model, which it shares with the values, and the head at the supervised positions.
+    """
+
+    def logits_at(self, layout: Layout) -> Tensor:
+        """The supervised positions."""
+        return layout.positions
 
     def provide(self, forward: Forward) -> TokenScores:
+        """fp32, with gradient."""
         layout = forward.layout
         logits = forward.logits(layout.positions)
         return TokenScores(token_log_probs_(logits, layout.targets), layout.weights, layout.owners)
 
 
-def _per_sequence(values: Tensor, owners: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, owners, values)
+@dataclass(frozen=True)
+class ReferenceLogProbs(Need[TokenScores]):
+    """The log-probabilities of the supervised tokens in the policy as it was at the start of the stage, dropout off.
+
+    `mode` is `auto`, `switch_off` (run the model without its adapter: one more run without gradient for each batch) or
+    `cached` (one run without gradient over all items before the first step, then read from a file). `auto` takes the
+    cheaper of the two where both are right, and never switches off an adapter that has learnt something.
+    """
+
+    mode: ReferenceMode = "auto"
+
+    def prepare(self, job: Job, checkpoint: Path | None) -> Reference:
+        """Choose, and fill the file where one is used."""
+        return prepare_reference(self.mode, job, checkpoint)
+
+    def provide(self, forward: Forward) -> TokenScores:
+        """fp32, without gradient."""
+        source = forward.source(self)
+        assert isinstance(source, Reference)
+        return source.scores(forward)
+
+
+@dataclass(frozen=True)
+class SequenceValues(Need[Tensor]):
+    """The value of each sequence, fp32 [sequences]: the value head on the hidden state of its last token.
+
+    The head is trained, unless `frozen`, and saved with the adapter. A model that has none yet gets one that begins
+    with `start`. Costs one run of the model, which it shares with the log-probabilities, and no logits.
+    """
+
+    start: HeadStart = "zeros"
+    frozen: bool = False
+
+    def hidden_at(self, layout: Layout) -> Tensor:
+        """The last tokens."""
+        return layout.ends
+
+    def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
+        """Give the model its head."""
+        return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
+
+    def provide(self, forward: Forward) -> Tensor:
+        """fp32, with gradient."""
+        return _values(forward, self, forward.layout.ends)
+
+
+@dataclass(frozen=True)
+class TokenValues(Need[Tensor]):
+    """The value at every supervised position, fp32 [supervised]: of what stands before each supervised token.
+
+    Otherwise as `SequenceValues`; both use the one head that a model has.
+    """
+
+    start: HeadStart = "zeros"
+    frozen: bool = False
+
+    def hidden_at(self, layout: Layout) -> Tensor:
+        """The supervised positions."""
+        return layout.positions
+
+    def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
+        """Give the model its head."""
+        return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
+
+    def provide(self, forward: Forward) -> Tensor:
+        """fp32, with gradient."""
+        return _values(forward, self, forward.layout.positions)
+
+
+def _values(forward: Forward, need: SequenceValues | TokenValues, positions: Tensor) -> Tensor:
+    source = forward.source(need)
+    assert isinstance(source, TrainedHead)
+    hidden = forward.hidden(positions)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not need.frozen):
+        values: Tensor = source.head(hidden)
+    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from tunekit.values import Item, TokenSequence
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .forward import Forward
+    from .job import Job
+    from .layout import Layout
 
 Value = TypeVar("Value")
 
@@ -38,15 +41,45 @@ class Batch:
         return sum(1 for sequence in self.sequences for weight in sequence.weights if weight)
 
 
+class Source:
+    """What a need has prepared for a whole stage: nothing, unless it says otherwise."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """What the record keeps of it."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint that is being made what `prepare` will need when the stage goes on from it."""
+
+    def close(self) -> None:
+        """The last step is done."""
+
+
 class Need(ABC, Generic[Value]):
     """Something an objective must know of the model's view of a batch.
 
-    A need carries its own provider, so a third party brings a new kind by subclassing; make it a frozen dataclass.
+    A need carries its own provider, so a third party brings a new kind by subclassing; make it a frozen dataclass. What
+    it says in `logits_at` and `hidden_at` is computed in one run of the model for all needs of the objective.
     """
 
     @abstractmethod
     def provide(self, forward: Forward) -> Value:
         """Work it out for one batch. `forward` runs the model; gradients flow through what is returned."""
+
+    def logits_at(self, layout: Layout) -> Tensor | None:
+        """Where `provide` will ask once for logits; None: nowhere."""
+        return None
+
+    def hidden_at(self, layout: Layout) -> Tensor | None:
+        """Where `provide` will ask once for hidden states; None: nowhere."""
+        return None
+
+    def prepare(self, job: Job, checkpoint: Path | None) -> Source:
+        """Make ready for a stage, before its first step: the model is as the stage found it.
+
+        `checkpoint` is the one that the stage goes on from. `provide` finds what is returned in `forward.source`.
+        """
+        return Source()
 
 
 class Provided:
@@ -81,6 +114,8 @@ class Objective(ABC):
     The loss of an optimiser step is the sum of its micro-batches' sums over the sum of their weights, and the weights
     are known from the data alone. So k micro-batches, or n processes, take the same step as one big batch, and an
     evaluation is a true mean. Where terms couple the items of a batch that does not hold: set `couples_batch`.
+
+    An objective may have state, a running mean say: `observe` changes it, `sums` reads it, and checkpoints keep it.
     """
 
     couples_batch: ClassVar[bool] = False
@@ -96,8 +131,22 @@ class Objective(ABC):
 
     @abstractmethod
     def sums(self, batch: Batch, provided: Provided) -> Sums:
-        """The loss of this batch summed, and its metrics. No state, no randomness, no model."""
+        """The loss of this batch summed, and its metrics. No randomness, no model, and the state is only read."""
 
     def summary(self, means: Mapping[str, float]) -> dict[str, float]:
         """What an evaluation reports, from the means of the loss and of the metrics. Add what follows from them."""
         return dict(means)
+
+    def observe(self, metrics: Mapping[str, Sum]) -> None:  # noqa: B027 - most have no state
+        """Take the state's next value from the metrics of an optimiser step, summed over all its micro-batches.
+
+        Called after each step and never in an evaluation. So k micro-batches change the state as one big batch does.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint is to keep: tensors, numbers, texts, and lists and mappings of them."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up the state that a checkpoint kept."""
+        assert not state, f"{type(self).__name__} keeps a state and does not take it up"

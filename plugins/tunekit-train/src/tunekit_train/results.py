@@ -10,6 +10,7 @@ from typing import Any
 from tunekit.values import Artefact, ModelBundle, StageResult
 
 from .forward import base_model
+from .heads import head_of, without_head
 from .job import Job
 from .picture import draw_loss
 from .tally import Tally
@@ -26,7 +27,10 @@ def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
     final, partial = folder / kind, folder / f".partial-{kind}"
     for path in (final, partial):
         shutil.rmtree(path, ignore_errors=True)
-    bundle.model.save_pretrained(str(partial))
+    with without_head(bundle.model):
+        bundle.model.save_pretrained(str(partial))
+    if (head := head_of(bundle.model)) is not None:
+        head.save(partial)
     bundle.tokenizer.save_pretrained(str(partial))
     partial.rename(final)
     return Artefact(kind, final)  # type: ignore[arg-type]
@@ -53,6 +57,8 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
     return {
         "strategy": job.strategy.name,
         "strategy_reason": job.strategy.reason,
+        "share_prompts": job.strategy.share_prompts,
+        "share_prompts_reason": job.strategy.sharing_reason,
         "couples_batch": job.objective.couples_batch,
         "steps": job.total_steps,
         "steps_per_epoch": job.steps_per_epoch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 NAME = "tunekit_segments"
 
 FAMILIES = frozenset(
-    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2", "phi3", "smollm3", "olmo2", "granite"}
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "phi3", "smollm3"}
+    | {"olmo2", "granite"}
 )
 """Model types whose loss and gradients the tests have shown to equal the padded computation. All others are padded."""
 
@@ -54,31 +56,38 @@ def segments_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     position_ids: Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend inside each segment: `query` [1, heads, seq, head_dim], borders in `cu_seq_lens_q` [segments + 1].
 
-    The keyword names are those of flash attention, so CUDA's variable-length kernels take the same batch. With a mask
-    it is SDPA. Returns [1, seq, heads, head_dim] and no attention weights.
+    A segment with more keys in `cu_seq_lens_k` than tokens continues the last segment before it that has as many of
+    both: it attends to that one and to itself. The keyword names and their meaning are those of flash attention, whose
+    variable-length kernels take the same borders over keys that are laid out so. With a mask it is SDPA. Returns
+    [1, seq, heads, head_dim] and no attention weights.
     """
+    kernel = _Kernel(sliding_window, dropout, scaling, softcap, s_aux)
     if attention_mask is not None or cu_seq_lens_q is None:
         if attention_mask is None and _borders_given.get():
             name = type(module).__name__
             raise RuntimeError(f"{name} does not hand on where sequences end; set batch.padding: always")
         _refuse_crossing(attention_mask, position_ids, key.shape[2])
+        if kernel.explicit:
+            return kernel(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    if options.get("softcap") is not None or options.get("s_aux") is not None:
-        raise RuntimeError(f"{type(module).__name__} caps its scores or has sinks; set batch.padding: always")
     lengths = cu_seq_lens_q.diff().tolist()
+    key_lengths = lengths if cu_seq_lens_k is None else cu_seq_lens_k.diff().tolist()
     if query.device.type != "cpu":
-        return _attend((query, key, value), lengths, sliding_window, dropout, scaling), None
+        return _attend((query, key, value), lengths, key_lengths, kernel), None
     # The CPU's fused kernel is up to three times as fast in fp32 as in half precision, casts included.
     with torch.autocast("cpu", enabled=False):
         parts = (query.float(), key.float(), value.float())
-        return _attend(parts, lengths, sliding_window, dropout, scaling).to(query.dtype), None
+        return _attend(parts, lengths, key_lengths, kernel).to(query.dtype), None
 
 
 def _refuse_crossing(mask: Tensor | None, position_ids: Tensor | None, keys: int) -> None:
@@ -99,36 +108,86 @@ def _refuse_crossing(mask: Tensor | None, position_ids: Tensor | None, keys: int
         )
 
 
+@dataclass(frozen=True)
+class _Kernel:
+    """Causal attention of one kind of layer, for segments of any length.
+
+    `softcap` bounds the scores, cap * tanh(scores / cap); `sinks` [heads] are scores that take their share of the
+    softmax and add nothing. The fused kernels know neither.
+    """
+
+    window: int | None
+    dropout: float
+    scaling: float | None
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the scores must be written out."""
+        return self.softcap is not None or self.sinks is not None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend from the last tokens of the keys; `mask` (bool, or added) instead of the causal band.
+
+        Query [batch, heads, seq, head_dim], keys and values [batch, key heads, keys, head_dim]; returns as query.
+        """
+        band = _band(query.shape[2], key.shape[2], self.window, query.device) if mask is None else mask
+        if self.explicit:
+            return self._written_out(query, key, value, band)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=band,
+            dropout_p=self.dropout,
+            scale=self.scaling,
+            is_causal=band is None,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
+    def _written_out(self, query: Tensor, key: Tensor, value: Tensor, band: Tensor | None) -> Tensor:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if self.scaling is None else self.scaling)
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if band is None:
+            band = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~band, lowest) if band.dtype == torch.bool else scores + band
+        if self.sinks is not None:
+            sinks = self.sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:3], 1)
+            scores = torch.cat((scores, sinks), dim=-1)
+        shares = scores.softmax(-1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
+        return torch.nn.functional.dropout(shares, self.dropout) @ value
+
+
 def _attend(
-    parts: tuple[Tensor, Tensor, Tensor], lengths: list[int], window: int | None, dropout: float, scaling: float | None
+    parts: tuple[Tensor, Tensor, Tensor], lengths: list[int], key_lengths: list[int], kernel: _Kernel
 ) -> Tensor:
     """Causal attention in each segment of `parts`, query, key and value; returns [1, seq, heads, head_dim]."""
-    grouped = parts[0].shape[1] != parts[1].shape[1]
-    split = [torch.split(tensor, lengths, dim=2) for tensor in parts]  # split, not slices: its backward is a single cat
-    out = []
-    for query, key, value in zip(*split, strict=True):
-        mask = _band(query.shape[2], window, query.device)
-        out.append(
-            torch.nn.functional.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=mask,
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=mask is None,
-                enable_gqa=grouped,
-            ).transpose(1, 2)
-        )
+    # Split, not slices: its backward is a single cat.
+    queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in parts)
+    out, alone = [], 0
+    for at, (own, seen) in enumerate(zip(lengths, key_lengths, strict=True)):
+        key, value = keys[at], values[at]
+        if own == seen:
+            alone = at
+        else:
+            assert lengths[alone] + own == seen, "a segment continues the last one that stands alone"
+            key, value = torch.cat((keys[alone], key), dim=2), torch.cat((values[alone], value), dim=2)
+        out.append(kernel(queries[at], key, value).transpose(1, 2))
     return torch.cat(out, dim=1)
 
 
-def _band(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """The causal band [length, length] of a sliding window, or None where plain causal attention is the same."""
-    if window is None or length <= window:
+def _band(length: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Which keys each of the last tokens sees, [length, keys], or None where plain causal attention is the same."""
+    before = keys - length
+    if not before and (window is None or length <= window):
         return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril() & ones.triu(1 - window)
+    ones = torch.ones(length, keys, dtype=torch.bool, device=device)
+    return ones.tril(before) if window is None else ones.tril(before) & ones.triu(before + 1 - window)
 
 
 AttentionInterface.register(NAME, segments_attention)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as List
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunekit.values import Event, Item, Machine, ModelBundle, Precision, StageContext, TokenSequence
+from tunekit.errors import PlanError, Problem
+from tunekit.values import Account, Event, Example, Item, Machine, ModelBundle, Precision, StageContext, TokenSequence
 
 from . import AdamW
 from .needs import TokenLogProbs
@@ -43,6 +46,8 @@ class OneOptimizer:
         self.plugin = plugin or AdamW()
 
     def own(self, hook: str, **arguments: Any) -> Any:
+        if not hasattr(self.plugin, hook):
+            raise PlanError([Problem("use", f"no plugin answers {hook}", "name one that does")])
         return getattr(self.plugin, hook)(**arguments)
 
     def chain(self, hook: str, argument: str, value: Any, **arguments: Any) -> Any:
@@ -109,6 +114,49 @@ def _sequence(dice: random.Random, row: int, length: int) -> TokenSequence:
     return TokenSequence(ids, weights, row, f"rows.json, row {row}")
 
 
+def word_examples(count: int, seed: int = 0, longest: int = 20, **values: Any) -> list[Example]:
+    """Documents of the words that `tiny_tokenizer` and `WordEncoder` know, of random length."""
+    dice = random.Random(seed)
+    lengths = [dice.randint(3, longest) for _ in range(count)]
+    texts = [" ".join(f"t{dice.randrange(3, VOCABULARY)}" for _ in range(length)) for length in lengths]
+    return [
+        Example(row, f"rows.json, row {row}", text=text, source="rows.json", **values)
+        for row, text in enumerate(texts, 1)
+    ]
+
+
+class WordEncoder:
+    """Makes a token of each word of a document, and several items where there are more than `max_length`.
+
+    A document without a word cannot be trained on. `encoded` holds the rows that were encoded.
+    """
+
+    def __init__(self, max_length: int = 1000, fingerprint: str = "words") -> None:
+        self.max_length, self.fingerprint = max_length, fingerprint
+        self.encoded: list[int] = []
+
+    def encode(self, examples: List[Example], account: Account) -> list[list[Item]]:
+        """The items of each document."""
+        return [list(self._items(example, account)) for example in examples]
+
+    def encode_all(self, examples: Iterable[Example], account: Account) -> Iterator[Item]:
+        """The items of all documents."""
+        return (item for example in examples for item in self._items(example, account))
+
+    def _items(self, example: Example, account: Account) -> Iterator[Item]:
+        self.encoded.append(example.row)
+        ids = [int(word[1:]) for word in (example.text or "").split()]
+        if not ids:
+            account.leave_out(example.source, example.where, "has no word", "write one", example.optional)
+        for start in range(0, len(ids), self.max_length):
+            part = ids[start : start + self.max_length]
+            weights = [0.0] * (len(part) // 3) + [1.0] * (len(part) - len(part) // 3)
+            noted = account.source(example.source)
+            noted.sequences, noted.tokens = noted.sequences + 1, noted.tokens + len(part)
+            noted.lengths[len(part)] += 1
+            yield Item((TokenSequence(part, weights, example.row, example.where),))
+
+
 def context(folder: Path, events: list[Event] | None = None, plugin: Any = None, **changes: Any) -> StageContext:
     """A stage context that gathers events."""
     values = {
@@ -148,7 +196,11 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
     "gemma3_text": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
     "phi3": {"sliding_window": 6, "original_max_position_embeddings": 64},
+    "gemma2": {"sliding_window": 6, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 5.0},
+    "gpt_oss": {"sliding_window": 6, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
+_EAGER = {"gemma2", "gpt_oss"}
+"""Families with caps or sinks, for which transformers writes the attention out."""
 _NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
@@ -159,5 +211,5 @@ def family_model(family: str) -> Any:
     if family == "gpt2":
         options = {**{name: _SIZES[name] for name in ("vocab_size", "bos_token_id", "eos_token_id")}, **_NO_DROPOUT}
         options.update(_CHANGES["gpt2"])
-    config = AutoConfig.for_model(family, **options)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()  # type: ignore[no-untyped-call]
+    config, attention = AutoConfig.for_model(family, **options), "eager" if family in _EAGER else "sdpa"
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).float()  # type: ignore[no-untyped-call]

@@ -13,9 +13,9 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from .feeding import Drawn, InTurn, StreamedBatches
-from .forward import Forward
 from .job import Job
-from .objective import Batch, Provided, Sums
+from .objective import Batch, Sum, Sums
+from .sources import Sources
 from .streaming import Position
 from .tally import Tally
 
@@ -25,9 +25,9 @@ class EngineTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
 
-    def __init__(self, job: Job, **arguments: Any) -> None:
-        self.job = job
-        self.window, self.total = Tally(), Tally()
+    def __init__(self, job: Job, sources: Sources, **arguments: Any) -> None:
+        self.job, self.sources = job, sources
+        self.step, self.window, self.total = Tally(), Tally(), Tally()
         self.position = Position()
         self._step_started = 0.0
         super().__init__(**arguments)
@@ -71,16 +71,15 @@ class EngineTrainer(Trainer):
         sums = self.sums(model, batch)
         if not torch.isfinite(sums.loss):
             raise self.job.diverged("the loss", self.state.global_step + 1)
-        self.window.add(batch, self.job.objective.weight(batch), sums)
+        for tally in (self.step, self.window):
+            tally.add(batch, self.job.objective.weight(batch), sums)
         # Gradients are averaged over processes, so each contributes its sum times their number.
         loss = sums.loss * (self.accelerator.num_processes / (num_items_in_batch or 1.0))
         return (loss, sums) if return_outputs else loss
 
     def sums(self, model: Any, batch: Batch) -> Sums:
         """Run the model on a batch and the objective on what it needs."""
-        objective = self.job.objective
-        forward = Forward(model, batch, self.job.strategy.lay_out(batch).to(self.args.device))
-        return objective.sums(batch, Provided({need: need.provide(forward) for need in objective.needs}))
+        return self.job.objective.sums(batch, self.sources.provide(model, batch, self.args.device))
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Autocast here rather than by accelerate, which would wrap the model and copy all its outputs to fp32."""
@@ -126,8 +125,10 @@ class EngineTrainer(Trainer):
         self.job.tell("step", self.state.global_step, dict(logs))
         super().log(logs, start_time)
 
-    def clock_step_(self) -> None:
-        """Add the time of the step that has just ended, evaluation and saving not included."""
+    def finish_step_(self) -> None:
+        """Let the objective learn from the step that has just ended, and add its time; evaluation is not included."""
+        step, self.step = self.step, Tally()
+        self.job.objective.observe({name: Sum(*value) for name, value in step.metrics.items()})
         self.window.seconds += time.perf_counter() - self._step_started
 
     def _over_processes(self, weight: float) -> float:

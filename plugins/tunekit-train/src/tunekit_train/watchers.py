@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,12 +71,14 @@ _TIMING = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "
 class Saver(TrainerCallback):
     """Complete the checkpoint that Trainer has just written."""
 
-    def __init__(self, checkpoints: Checkpoints, state: Callable[[], dict[str, Any]], tell: Tell) -> None:
-        self.checkpoints, self.own_state, self.tell = checkpoints, state, tell
+    def __init__(
+        self, checkpoints: Checkpoints, state: Callable[[], dict[str, Any]], write: Callable[[Path], None], tell: Tell
+    ) -> None:
+        self.checkpoints, self.own_state, self.write, self.tell = checkpoints, state, write, tell
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark, rename, rotate, and only then say that it is saved."""
-        self.checkpoints.complete_(state.global_step, self.own_state())
+        self.checkpoints.complete_(state.global_step, self.own_state(), self.write)
         self.tell("saved", state.global_step, {})
 
 

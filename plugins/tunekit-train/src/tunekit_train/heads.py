@@ -1,0 +1,130 @@
+"""The value head: a number from a hidden state, trained with the model and saved beside its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tunekit.errors import TunekitError
+
+from .forward import base_model
+from .objective import Source
+
+if TYPE_CHECKING:
+    from .job import Job
+
+HeadStart = Literal["zeros", "normal"]
+NAME = "value_head"
+"""The head's name as a module of the model, and in the names of its parameters."""
+FILE = "value_head.safetensors"
+
+
+class ValueHead(nn.Module):
+    """One number from each hidden state: hidden [..., hidden size] -> fp32 [...], computed in fp32 always.
+
+    It starts at `zeros`, or `normal` with variance 1 / (hidden size + 1), as in Learning to summarize from human
+    feedback, arXiv:2009.01325.
+    """
+
+    def __init__(self, size: int, start: HeadStart = "zeros", seed: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, size))
+        self.offset = nn.Parameter(torch.zeros(1))  # PEFT takes what is named bias for a part of some adapters
+        if start == "normal":
+            dice = torch.Generator().manual_seed(seed)
+            nn.init.normal_(self.weight, std=(size + 1) ** -0.5, generator=dice)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Value each hidden state."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight, self.offset)[..., 0]
+
+    def save(self, folder: Path) -> None:
+        """Write weights and shape into a folder."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        described = json.dumps({"hidden_size": self.weight.shape[1], "outputs": 1, "dtype": "float32"})
+        save_file(tensors, folder / FILE, metadata={"format": "pt", "config": described})
+
+    @classmethod
+    def load(cls, folder: Path) -> ValueHead:
+        """Read the head that was saved in a folder. Raises TunekitError where there is none."""
+        if not (folder / FILE).is_file():
+            raise TunekitError(f"{folder} holds no value head", "name the folder of a stage that trained one")
+        with safe_open(folder / FILE, framework="pt") as file:
+            size = json.loads(file.metadata()["config"])["hidden_size"]
+            head = cls(size)
+            head.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - no mapping
+        return head
+
+
+class TrainedHead(Source):
+    """The head of the model that a stage trains."""
+
+    def __init__(self, head: ValueHead, came_from: str) -> None:
+        self.head, self.came_from = head, came_from
+
+    @classmethod
+    def prepare(cls, job: Job, checkpoint: Path | None, start: HeadStart, frozen: bool) -> TrainedHead:
+        """Give the model a head: the one it has, that of a checkpoint or of an earlier stage, or a fresh one."""
+        model, bundle = job.bundle.model, job.bundle
+        head, came_from = head_of(model) or saved_head(bundle.saved_adapter, bundle.source), "an earlier stage"
+        if checkpoint is not None:
+            head, came_from = ValueHead.load(checkpoint), "a checkpoint"
+        if head is None:
+            head = ValueHead(base_model(model).config.get_text_config().hidden_size, start, job.context.seed)
+            came_from = f"fresh, {start}"
+        attach_(model, head.requires_grad_(not frozen))
+        return cls(head, came_from)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Where the head came from."""
+        return {"value_head": self.came_from}
+
+    def save(self, folder: Path) -> None:
+        """Write the head."""
+        self.head.save(folder)
+
+    def close(self) -> None:
+        """Let no later stage train it unasked."""
+        self.head.requires_grad_(False)
+
+
+def attach_(model: Any, head: ValueHead) -> None:
+    """Make a head part of a model, in place of the one it may have."""
+    model.add_module(NAME, head.to(next(model.parameters()).device))
+
+
+def head_of(model: Any) -> ValueHead | None:
+    """The head of a model, if it has one."""
+    head: ValueHead | None = dict(model.named_children()).get(NAME)
+    return head
+
+
+def saved_head(*places: str | Path | None) -> ValueHead | None:
+    """The head in the first of these folders that holds one."""
+    for place in places:
+        if place is not None and (Path(place) / FILE).is_file():
+            return ValueHead.load(Path(place))
+    return None
+
+
+@contextmanager
+def without_head(model: Any) -> Iterator[None]:
+    """Take the head out while the model is saved: its format knows no such thing, the head has a file of its own."""
+    head = head_of(model)
+    if head is None:
+        yield
+        return
+    delattr(model, NAME)
+    try:
+        yield
+    finally:
+        model.add_module(NAME, head)

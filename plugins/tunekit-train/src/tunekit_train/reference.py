@@ -1,0 +1,259 @@
+"""The reference policy: the policy at the start of the stage, by its adapter switched off or by what it said then."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunekit.errors import PlanError, Problem
+
+from .forward import Forward
+from .heads import NAME as VALUE_HEAD
+from .items import Indices
+from .objective import Batch, Source
+from .reference_file import ReferenceFile, Scored, fingerprint_of, keys_of
+from .scores import TokenScores
+
+if TYPE_CHECKING:
+    from .job import Job
+
+ReferenceMode = Literal["auto", "switch_off", "cached"]
+STATE = "reference.json"
+EXACT = 1e-6
+"""The largest difference of a log-probability with and without a fresh adapter. It adds zeros, so none is expected."""
+
+
+class Reference(Source, ABC):
+    """Where the reference's log-probabilities come from, and why from there."""
+
+    name: str
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    @abstractmethod
+    def scores(self, forward: Forward) -> TokenScores:
+        """The log-probabilities of a batch, without gradient, in the order of its sequences."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Which way was chosen."""
+        return {"reference": self.name, "reference_reason": self.reason}
+
+    def save(self, folder: Path) -> None:
+        """Keep the choice: it cannot be made again once the adapter has learnt."""
+        (folder / STATE).write_text(json.dumps({"name": self.name, "reason": self.reason}))
+
+
+class SwitchedOff(Reference):
+    """The model without its adapter, run for each batch."""
+
+    name = "switch_off"
+
+    def scores(self, forward: Forward) -> TokenScores:
+        """One more run of the model."""
+        with switched_off(forward.model):
+            return frozen_scores(forward.model, forward)
+
+
+class Cached(Reference):
+    """What the model said of every item before the first step."""
+
+    name = "cached"
+
+    def __init__(self, reason: str, file: ReferenceFile) -> None:
+        super().__init__(reason)
+        self.file = file
+
+    def scores(self, forward: Forward) -> TokenScores:
+        """Read."""
+        layout = forward.layout
+        found = torch.from_numpy(self.file.read(forward.batch.sequences))
+        return TokenScores(found.to(layout.weights.device), layout.weights, layout.owners)
+
+    def facts(self) -> Mapping[str, Any]:
+        """Which way was chosen, and what it took."""
+        return {**super().facts(), "reference_tokens": self.file.tokens, "reference_sequences": self.file.sequences}
+
+    def save(self, folder: Path) -> None:
+        """Keep the choice, and which file it was."""
+        kept = {"name": self.name, "reason": self.reason, "fingerprint": self.file.fingerprint}
+        (folder / STATE).write_text(json.dumps(kept))
+
+
+def prepare_reference(mode: ReferenceMode, job: Job, checkpoint: Path | None) -> Reference:
+    """Choose where the reference comes from, or do as before the checkpoint.
+
+    Raises:
+        PlanError: the adapter cannot be switched off, and it was asked for or the data is streamed; or the file that
+            an interrupted stage used is gone.
+    """
+    if checkpoint is not None:
+        return _as_before(job, json.loads((checkpoint / STATE).read_text()))
+    items = CanonicalPass(job)
+    obstacle = None if mode == "cached" else switching_obstacle(job)
+    if job.stream is not None and (mode == "cached" or obstacle):
+        why = obstacle or "cached was asked for"
+        reason = f"streams its data, so the reference cannot be computed beforehand, and {why}"
+        raise PlanError([Problem(job.context.key, reason, "stream nothing, or train a fresh adapter such as lora")])
+    if mode == "switch_off" and obstacle:
+        raise PlanError([Problem(job.context.key, f"cannot switch the adapter off: {obstacle}", "leave it to auto")])
+    verified = "the fresh adapter was seen to change nothing"
+    if mode == "switch_off" or job.stream is not None:
+        return SwitchedOff(verified)
+    costs = f"{items.count} items to run beforehand, {items.repeated} with the adapter switched off"
+    if mode == "auto" and not obstacle and items.repeated <= items.count:
+        return SwitchedOff(f"{verified}; {costs}")
+    return Cached(obstacle or (costs if mode == "auto" else "asked for"), items.file())
+
+
+def switching_obstacle(job: Job) -> str | None:
+    """Say why the model without its adapter is not the policy at the start, or None where it is verified to be."""
+    model = job.bundle.model
+    if not hasattr(model, "disable_adapter"):
+        return "no adapter was attached: the weights themselves train"
+    if (why := _changed_already(model)) is not None:
+        return why
+    items = job.training if job.stream is None else job.stream
+    batch = Batch(tuple(islice(items, job.config.batch.rows)))
+    enabled = policy_scores(job, batch)
+    with switched_off(model):
+        difference = (enabled - policy_scores(job, batch)).abs()
+    if len(difference) and not float(difference.max()) <= EXACT:
+        return f"switching the adapter off changes log-probabilities by {float(difference.max()):.2g}"
+    return None
+
+
+def _changed_already(model: Any) -> str | None:
+    """Say what trains besides an adapter that adds nothing yet: one of whose parts in each module is all zeros."""
+    prefix = getattr(model.base_model, "prefix", None)
+    if prefix is None:
+        return "the adapter is of a kind that is not known to switch off exactly"
+    fresh: dict[str, bool] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or name.startswith(f"{VALUE_HEAD}."):
+            continue
+        module, found, _ = name.partition(f".{prefix}")
+        if not found:
+            return f"{name} trains outside the adapter"
+        fresh[module] = fresh.get(module, False) or not bool(parameter.detach().any())
+    changed = next((module for module, zero in fresh.items() if not zero), None)
+    return None if changed is None else f"the adapter is not fresh: it changes {changed}"
+
+
+def policy_scores(job: Job, batch: Batch) -> Tensor:
+    """The log-probabilities of a batch in the model as it is, dropout off, fp32 [supervised], without gradient."""
+    model = job.bundle.model
+    layout = job.strategy.lay_out(batch).to(next(model.parameters()).device)
+    with job.autocast():
+        return frozen_scores(model, Forward(model, batch, layout)).log_probs
+
+
+def frozen_scores(model: Any, forward: Forward) -> TokenScores:
+    """Score the batch of another forward without gradient, dropout and noise."""
+    from .needs import TokenLogProbs
+
+    need = TokenLogProbs()
+    with evaluating(model), torch.no_grad():
+        return need.provide(Forward(model, forward.batch, forward.layout, (need,)))
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put each module into evaluation mode, and back into the one it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """Switch the adapter off. What trains stays what it is: PEFT would make all of the adapter train afterwards."""
+    adapted = model.module if hasattr(model, "module") else model  # a distributed wrapper
+    trains = [(parameter, parameter.requires_grad) for parameter in adapted.parameters()]
+    try:
+        with adapted.disable_adapter():
+            yield
+    finally:
+        for parameter, train in trains:
+            parameter.requires_grad_(train)
+
+
+class CanonicalPass:
+    """The items that a stage will see, each once, in the order of the data, then those held out."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    @property
+    def count(self) -> int:
+        """Items in the pass."""
+        return len(self._visited) + len(self.job.held_out)
+
+    @property
+    def repeated(self) -> int:
+        """Items in all steps and evaluations of the stage, each as often as it comes."""
+        job = self.job
+        per_batch = len(job.training) / max(1, len(job.order))
+        trained = job.total_steps * job.config.batch.accumulation * per_batch
+        evaluations = job.total_steps // (job.config.evaluate.every or job.steps_per_epoch or 1)
+        return round(trained) + len(job.held_out) * evaluations
+
+    def file(self) -> ReferenceFile:
+        """What the model says of them: found whole from an earlier start, or worked out."""
+        folder = self.job.context.folder / "reference"
+        fingerprint = fingerprint_of(self.job.bundle.model, (each for batch in self for each in batch.sequences))
+        found = ReferenceFile.find(folder, fingerprint)
+        return found or ReferenceFile.make(folder, fingerprint, self._scored())
+
+    def __iter__(self) -> Iterator[Batch]:
+        job, rows = self.job, self.job.config.batch.rows
+        for items, chosen in ((job.training, self._visited), (job.held_out, np.arange(len(job.held_out)))):
+            for start in range(0, len(chosen), rows):
+                yield Batch(tuple(items.take(int(at)) for at in chosen[start : start + rows]))
+
+    def _scored(self) -> Iterator[Scored]:
+        """Every sequence with the log-probabilities of its supervised tokens."""
+        for batch in self:
+            scores = policy_scores(self.job, batch).cpu().numpy()
+            counts = [np.count_nonzero(np.asarray(sequence.weights)[1:]) for sequence in batch.sequences]
+            parts = np.split(scores, np.cumsum(counts)[:-1])
+            yield from map(Scored, keys_of(batch.sequences), parts)
+
+    @cached_property
+    def _visited(self) -> Indices:
+        """The numbers of the items that will be trained on, each once, ascending."""
+        job, epoch = self.job, 0
+        left, seen = job.total_steps * job.config.batch.accumulation, np.zeros(len(job.training), dtype=bool)
+        while left > 0 and not seen.all():
+            batches = list(islice(job.order.batches(epoch), left))
+            for batch in batches:
+                seen[batch] = True
+            left, epoch = left - len(batches), epoch + 1
+        return np.flatnonzero(seen)
+
+
+def _as_before(job: Job, kept: Mapping[str, Any]) -> Reference:
+    """Do as the stage did before it was interrupted."""
+    if kept["name"] == SwitchedOff.name:
+        return SwitchedOff(kept["reason"])
+    folder = job.context.folder / "reference"
+    found = ReferenceFile.find(folder, kept["fingerprint"])
+    if found is None:
+        reason = f"goes on from a checkpoint whose reference log-probabilities are not in {folder}"
+        remedy = "put the folder back, or start the run anew: the trained model cannot say what it said at the start"
+        raise PlanError([Problem(job.context.key, reason, remedy)])
+    return Cached(kept["reason"], found)

@@ -231,6 +231,11 @@ def test_a_path_that_cannot_be_is_refused(tmp_path: Path, path: str) -> None:
         open_source(Source(path=str(tmp_path / path)))
 
 
+def test_the_home_of_a_user_whom_nobody_knows_is_no_folder() -> None:
+    with pytest.raises(DataError, match="there is no folder '~nobody-knows-me'"):
+        open_source(Source(path="~nobody-knows-me/a.jsonl"))
+
+
 def test_a_folder_that_is_named_like_a_file_is_read_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     (tmp_path / "rows.jsonl" / "a.jsonl").write_text('{"a": 1}', encoding="utf-8")

@@ -77,7 +77,7 @@ def _open(source: Source) -> Table:
         return _open_given(source)
     if not source.path:
         raise data_error(source.key, "names neither a path nor rows", "give a file, a folder, or a hub data set")
-    if _HUB_ADDRESS.fullmatch(source.path):
+    if _HUB_ADDRESS.fullmatch(source.path) and kind_of(source.path) is None:
         return open_hub(source)
     if is_remote(source.path) and not source.path.startswith("file://"):
         _refuse_hub_options(source)
@@ -97,10 +97,11 @@ def _open_here(source: Source, path: Path) -> Table:
     """Open what lies in this file system; a name that nothing here has may be one on the hub."""
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
-        if not is_folder and not is_file and _may_be_on_hub(path, source.path or ""):
-            return open_hub(source)
+        on_hub = not is_folder and not is_file and _may_be_on_hub(path, source.path or "")
     except OSError as error:
         raise unreadable(source.name, error) from error
+    if on_hub:
+        return open_hub(source)
     if not is_folder and not is_file:
         raise _not_found(source, path)
     _refuse_hub_options(source)
@@ -113,7 +114,10 @@ def _open_here(source: Source, path: Path) -> Table:
 def _local(path: str) -> Path:
     if path.startswith("file://"):
         return Path(unquote(urlsplit(path).path))
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a user whom nobody knows
+        return Path(path)
 
 
 def _refuse_hub_options(source: Source) -> None:

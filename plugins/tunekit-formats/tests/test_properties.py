@@ -28,7 +28,7 @@ FORMATS: dict[str, Any] = {
 }
 NAMES = st.sampled_from(sorted(FORMATS))
 SOME = settings(max_examples=100, deadline=None)
-MANY = settings(max_examples=150, deadline=None)
+MANY = settings(max_examples=100, deadline=None)
 
 
 def read(rows: Sequence[Mapping[str, Any]], name: str | None = None) -> list[Example | BadRow] | None:
@@ -58,7 +58,7 @@ KEYS = st.sampled_from(
     ("from", "value", "role", "content", "weight", "tool_calls", "function_call", "thinking", "name", "arguments")
 )
 JUNK = st.recursive(
-    LEAF | ROLES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8
+    LEAF | ROLES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=5
 )
 TURN = st.fixed_dictionaries({"from": ROLES | JUNK, "value": JUNK}) | st.fixed_dictionaries(
     {"role": ROLES | JUNK, "content": JUNK}, optional={"tool_calls": JUNK, "weight": JUNK, "thinking": JUNK}
@@ -68,7 +68,7 @@ COLUMNS = [
     *("images", "videos", "prompt", "completion", "chosen", "rejected", "label", "kto_tag", "margin", "chosen_score"),
     "rejected_score",
 ]
-ROW = st.dictionaries(st.sampled_from(COLUMNS), JUNK | st.lists(TURN | JUNK, max_size=4), max_size=7)
+ROW = st.dictionaries(st.sampled_from(COLUMNS), JUNK | st.lists(TURN | JUNK, max_size=3), max_size=5)
 
 
 NEEDS = {
@@ -81,7 +81,7 @@ NEEDS = {
 }
 
 
-@given(first=ROW, others=st.lists(ROW, max_size=4), name=NAMES)
+@given(first=ROW, others=st.lists(ROW, max_size=2), name=NAMES)
 @MANY
 def test_every_row_gives_exactly_one_result_and_the_same_again(first: Any, others: Any, name: str) -> None:
     rows = [first, *others]
@@ -98,7 +98,7 @@ def test_every_row_gives_exactly_one_result_and_the_same_again(first: Any, other
     require_one_for_each(results, len(rows))
 
 
-@given(rows=st.lists(ROW, min_size=1, max_size=4))
+@given(rows=st.lists(ROW, min_size=1, max_size=3))
 @MANY
 def test_never_do_two_formats_recognise_one_source(rows: Any) -> None:
     results = read(rows)
@@ -139,8 +139,8 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.samp
     ["", "\U0001f469\u200d\U0001f467 é", "a\u2028b\r\n", "<|im_end|>"]
 )
 WORDS = TEXTS.filter(str.strip)
-SAID = WORDS.map(lambda text: text.lstrip("\r\n"))
-THOUGHT = st.none() | TEXTS.map(lambda text: text.strip("\r\n"))
+SAID = WORDS.map(lambda text: text.lstrip("\r\n")).filter(lambda text: "<think>" not in text)
+THOUGHT = st.none() | TEXTS.map(lambda text: text.strip("\r\n")).filter(lambda text: "</think>" not in text)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -301,10 +301,11 @@ def test_a_document_is_read_back_as_it_was(text: str) -> None:
     same({"text": text}, text=text)
 
 
-@given(
-    turns=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), SAID, st.lists(st.integers(0, 30), max_size=3)),
-                   max_size=4),
-)  # fmt: skip
+UNMARKED = SAID.filter(lambda text: "<image>" not in text)
+PLACES = st.lists(st.integers(0, 30), max_size=3)
+
+
+@given(turns=st.lists(st.tuples(st.sampled_from(["user", "assistant"]), UNMARKED, PLACES), max_size=4))
 @SOME
 def test_images_are_read_back_where_they_stood(turns: list[tuple[str, str, list[int]]]) -> None:
     sources = (f"{number}.png" for number in range(100))

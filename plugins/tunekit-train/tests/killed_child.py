@@ -1,6 +1,7 @@
 """One training run in a process of its own, which kills itself at a chosen point. Run by `test_resume.py`.
 
-Given as globals: `folder`, `point` (None: run to the end), `resume`, `model_kind`, `log_every`.
+Given as globals: `folder`, `point` (None: run to the end), `resume`, `model_kind`, `log_every`, and `data`: how the
+items are kept (`memory`, `stored`, `streamed`), and whether they are `packed`.
 """
 
 import json
@@ -10,14 +11,28 @@ from pathlib import Path
 
 import torch
 
-from tunekit_train import AdamW, TrainConfig, train
-from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
+from tunekit.values import Account, Examples, Mixing
+from tunekit_train import AdamW, TrainConfig, streaming, train
+from tunekit_train.cache import DataCache
+from tunekit_train.preparing import prepare_with
+from tunekit_train.testing import (
+    CrossEntropy,
+    WordEncoder,
+    bundle,
+    context,
+    random_items,
+    tiny_llama,
+    with_lora,
+    word_examples,
+)
 
 folder: Path = globals()["folder"]
 point: str | None = globals()["point"]
 resume: bool = globals()["resume"]
 full: bool = globals()["model_kind"] == "full"
 log_every: int = globals()["log_every"]
+data: str = globals()["data"]
+streamed = "streamed" in data
 metrics = folder / "metrics.jsonl"
 
 
@@ -93,6 +108,17 @@ def noisy_embeddings(module, arguments, output):
     return output + torch.zeros_like(output).uniform_(-0.1, 0.1) if module.training else output
 
 
+def items():
+    if streamed:
+        streaming.CHUNK = 4
+        examples = Examples.of(word_examples(20, seed=3), "data", Mixing(streaming=True, buffer=6))
+        return prepare_with(WordEncoder(max_length=9), examples, frozenset({"text"}), context(folder))
+    if "stored" in data:
+        cache = DataCache(folder / "cache")
+        return cache.find("key") or cache.make("key", random_items(26, seed=3), Account())
+    return random_items(26, seed=3)
+
+
 model = tiny_llama(attention_dropout=0.1)
 model.get_input_embeddings().register_forward_hook(noisy_embeddings)
 model = model if full else with_lora(model, dropout=0.1)
@@ -100,15 +126,16 @@ config = TrainConfig(
     epochs=2,
     learning_rate=1e-2,
     weight_decay=0.1,
-    batch={"rows": 2, "accumulation": 2},
+    steps=12 if streamed else None,
+    batch={"rows": 2, "accumulation": 2, "max_length": 24, "packing": "greedy" if "packed" in data else "none"},
     schedule={"shape": "cosine", "warmup_steps": 2},
     checkpoint={"every": 3, "keep": 2},
-    evaluate={"share": 0.2, "every": 4},
+    evaluate={"share": 0.0 if streamed else 0.2, "every": 4},
     log={"every": log_every},
 )
 result = train(
     Deadly(),
-    random_items(26, seed=3),
+    items(),
     bundle(model),
     config,
     context(folder, plugin=DeadlyAdamW(), emit=record, resume=resume),

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
+from tunekit.values import Mixing
 from tunekit_train import AdamW, TrainConfig
 from tunekit_train.estimate import padding_share
-from tunekit_train.order import BatchOrder
-from tunekit_train.testing import random_items, tiny_llama, with_lora
+from tunekit_train.items import Items, Selection
+from tunekit_train.order import BatchOrder, split
+from tunekit_train.permuting import permutation
+from tunekit_train.testing import CrossEntropy, random_items, tiny_llama, with_lora
 
 RATE = 1e-2
 
@@ -119,6 +124,53 @@ def test_by_length_reaches_the_engine(run_training: Callable[..., Any]) -> None:
         return sorted(run_training(items=items, batch={"by_length": by_length}).values("tokens"))
 
     assert tokens(True)[0] < tokens(False)[0]
+
+
+@pytest.mark.parametrize("packing", ["none", "greedy"])
+def test_without_shuffling_every_epoch_keeps_the_order_of_the_data(
+    packing: str, run_training: Callable[..., Any]
+) -> None:
+    items = Items(random_items(11, longest=40), mixing=Mixing(shuffle=False))
+    seen = SeesRows()
+    batch = {"rows": 2, "max_length": 60, "packing": packing}
+    run_training(items=items, objective=seen, epochs=2, batch=batch)
+    assert seen.rows == [*range(1, 12), *range(1, 12)]
+
+
+class SeesRows(CrossEntropy):
+    """Remembers the rows it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def sums(self, batch: Any, provided: Any) -> Any:
+        self.rows += [sequence.row for sequence in batch.sequences]
+        return super().sums(batch, provided)
+
+
+def test_held_out_items_and_those_trained_on_are_views_of_all() -> None:
+    training, held_out = split(1000, 0.1, seed=3)
+    assert sorted([*training, *held_out]) == list(range(1000))
+    assert len(held_out) == 100
+    items = Items(random_items(1000))
+    view = Selection(items, held_out)
+    assert view[3] is items[int(held_out[3])]
+    assert view.lengths.tolist() == [items[int(at)].tokens for at in held_out]
+
+
+def test_batches_of_millions_of_items_are_made_as_they_are_asked_for() -> None:
+    order, started = BatchOrder(np.full(2_000_000, 9), 4, seed=0), time.perf_counter()
+    order.set_epoch(1)
+    assert len(next(iter(order))) == 4
+    assert len(order) == 500_000
+    assert time.perf_counter() - started < 10
+
+
+def test_an_order_is_the_same_on_every_machine() -> None:
+    assert permutation(10, "7 epoch 0").tolist() == PERMUTED
+
+
+PERMUTED = [2, 8, 9, 4, 7, 5, 6, 0, 1, 3]
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:

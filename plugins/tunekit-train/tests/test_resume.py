@@ -25,9 +25,18 @@ def processes() -> Any:
     return server
 
 
-def run(processes: Any, folder: Path, point: str | None, resume: bool, model_kind: str, log_every: int = 1) -> int:
+def run(
+    processes: Any,
+    folder: Path,
+    point: str | None,
+    resume: bool,
+    model_kind: str,
+    log_every: int = 1,
+    data: str = "memory",
+) -> int:
     folder.mkdir(exist_ok=True)
     given = {"folder": folder, "point": point, "resume": resume, "model_kind": model_kind, "log_every": log_every}
+    given["data"] = data
     child = processes.Process(target=runpy.run_path, args=(CHILD,), kwargs={"init_globals": given})
     child.start()
     child.join(120)
@@ -38,13 +47,13 @@ def run(processes: Any, folder: Path, point: str | None, resume: bool, model_kin
 @pytest.fixture(scope="module")
 def uninterrupted(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Folders of runs that nothing stopped, made once."""
-    done: dict[tuple[str, int], Path] = {}
+    done: dict[tuple[str, int, str], Path] = {}
 
-    def folder(model_kind: str, log_every: int = 1) -> Path:
-        key = (model_kind, log_every)
+    def folder(model_kind: str, log_every: int = 1, data: str = "memory") -> Path:
+        key = (model_kind, log_every, data)
         if key not in done:
             done[key] = tmp_path_factory.mktemp("uninterrupted")
-            assert run(processes, done[key], None, False, model_kind, log_every) == 0
+            assert run(processes, done[key], None, False, model_kind, log_every, data) == 0
         return done[key]
 
     return folder
@@ -76,6 +85,20 @@ def test_a_killed_full_fine_tuning_reaches_the_same_numbers(processes: Any, unin
     assert run(processes, tmp_path, "second epoch", False, "full") == -signal.SIGKILL
     assert run(processes, tmp_path, None, True, "full") == 0
     assert_same_run(tmp_path, uninterrupted("full"), "full")
+
+
+@pytest.mark.parametrize("point", ["mid-accumulation", "second epoch"])
+@pytest.mark.parametrize("data", ["stored", "stored and packed", "streamed", "streamed and packed"])
+def test_however_the_data_is_kept_a_killed_run_reaches_the_same_numbers(
+    data: str, point: str, processes: Any, uninterrupted: Any, tmp_path: Path
+) -> None:
+    assert run(processes, tmp_path, point, False, "lora", data=data) == -signal.SIGKILL
+    assert run(processes, tmp_path, None, True, "lora", data=data) == 0
+    assert_same_run(tmp_path, uninterrupted("lora", data=data), "lora")
+
+
+def test_stored_items_train_to_the_numbers_of_those_in_memory(uninterrupted: Any) -> None:
+    assert_same_run(uninterrupted("lora"), uninterrupted("lora", data="stored"), "lora")
 
 
 def test_a_log_entry_that_spans_the_checkpoint_is_the_same(processes: Any, uninterrupted: Any, tmp_path: Path) -> None:

@@ -28,17 +28,15 @@ class DataCache:
         self.folder, self.limit = folder, limit
 
     def find(self, key: str, mixing: Mixing | None = None) -> StoredItems | None:
-        """Open an entry, and note that it was used. One that is damaged is taken away."""
+        """Open an entry, and note that it was used. One that is damaged is taken away, one out of reach is none."""
         folder, closing = self.folder / key, ExitStack()
         try:
             closing.enter_context(in_use(folder))
             found = StoredItems(folder, mixing, closing)
-        except FileNotFoundError:
+        except (OSError, DamagedStoreError) as error:
             closing.close()
-            return None
-        except DamagedStoreError:
-            closing.close()
-            self._remove(folder)
+            if isinstance(error, DamagedStoreError):
+                self._remove(folder)
             return None
         with suppress(OSError):  # a cache that can only be read serves as well
             os.utime(folder / MANIFEST)

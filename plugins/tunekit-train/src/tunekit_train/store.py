@@ -28,6 +28,8 @@ VERSION = 1
 """Changes whenever the files do."""
 BLOCK = 1024
 """Items written, or read by a pass over all of them, at a time."""
+TOKENS = 1 << 18
+"""Tokens at a time: a block ends there where its items are long."""
 MANIFEST = "manifest.json"
 
 IDS = np.dtype(np.int32)
@@ -53,12 +55,11 @@ def write_items(folder: Path, items: Iterable[Item], account: Account) -> None:
     Memory stays constant. The manifest comes last, after all else has reached the disk; without it the folder is
     nothing. Raises TunekitError where it cannot be written.
     """
-    rest = iter(items)
     with ExitStack() as stack:
         with writing(folder):
             files = {name: stack.enter_context((folder / name).open("wb")) for name in FILES}
         writer = _Writer(files)
-        while block := list(islice(rest, BLOCK)):
+        for block in _blocks(items):
             with writing(folder):
                 writer.add(block)
         with writing(folder):
@@ -158,11 +159,14 @@ class StoredItems(IndexedItems):
 
     def __iter__(self) -> Iterator[Item]:
         for start in range(0, len(self), BLOCK):
-            yield from self._read(start, min(BLOCK, len(self) - start))
+            records = self._files["items"].read(start, min(BLOCK, len(self) - start))
+            parts = np.cumsum(records["tokens"], dtype=np.int64) // TOKENS
+            for part in np.split(records, np.flatnonzero(np.diff(parts)) + 1):
+                yield from self._items(part)
 
     def take(self, index: int) -> Item:
         """The item of this number."""
-        return self._read(index, 1)[0]
+        return self._items(self._files["items"].read(index, 1))[0]
 
     @cached_property
     def lengths(self) -> Indices:
@@ -171,9 +175,9 @@ class StoredItems(IndexedItems):
                   for at in range(0, len(self), 1 << 16)]  # fmt: skip
         return np.concatenate(blocks).astype(np.int64) if blocks else np.empty(0, np.int64)
 
-    def _read(self, start: int, count: int) -> list[Item]:
+    def _items(self, records: Records) -> list[Item]:
         """Neighbouring items, with one look into each file."""
-        items = self._files["items"].read(start, count).tolist()
+        items = records.tolist()
         sequences = iter(self._sequences(items[0][0], items[-1][0] + items[-1][1]))
         return [
             Item(tuple(islice(sequences, held)), None if label < 0 else bool(label),
@@ -193,6 +197,19 @@ class StoredItems(IndexedItems):
             inside = slice(at - first_id, at - first_id + tokens)
             where = self._whereabouts.text(text, number)
             yield TokenSequence(ids[inside], weights[inside], row, where, cut)  # type: ignore[arg-type]
+
+
+def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    block: list[Item] = []
+    tokens = 0
+    for item in items:
+        block.append(item)
+        tokens += item.tokens
+        if len(block) == BLOCK or tokens >= TOKENS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
 
 
 def _flush(file: BinaryIO) -> int:

@@ -1,0 +1,48 @@
+"""Options that contradict each other, or the way the data is read, are refused before anything is loaded."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tunekit.values import Mixing
+from tunekit_train import TrainConfig
+from tunekit_train.checks import problems
+
+
+def found(mixing: Mixing, **options: Any) -> list[str]:
+    plugin = SimpleNamespace(config=TrainConfig(**options))
+    own = SimpleNamespace(key="stages.0.sft", mixing=mixing, plugin=SimpleNamespace(plugin=plugin))
+    other = SimpleNamespace(key="stages.1.dpo", mixing=Mixing(streaming=True), plugin=SimpleNamespace(plugin=object()))
+    plan: Any = SimpleNamespace(stages=(own, other))
+    return [str(problem).removeprefix("stages.0.sft.") for problem in problems(plugin, plan)]
+
+
+STREAMED, KEPT = Mixing(streaming=True), Mixing(shuffle=False)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "options", "problem"),
+    [
+        (STREAMED, {"steps": None}, "steps: is not set, and streamed data has no known length; set it"),
+        (STREAMED, {"evaluate": {"share": 0.1}}, "evaluate.share: needs to know all rows, and the data is streamed"),
+        (STREAMED, {"batch": {"by_length": True}}, "batch.by_length: sorts all rows, and the data is streamed"),
+        (STREAMED, {"batch": {"packing": "best_fit"}}, "batch.packing: is best_fit, which sorts all rows, and"),
+        (KEPT, {"batch": {"by_length": True}}, "batch.by_length: puts rows of similar length together, and data.shuf"),
+        (KEPT, {"batch": {"packing": "best_fit"}}, "batch.packing: is best_fit, which sorts the rows, and data.shuffl"),
+        (Mixing(), {"batch": {"packing": "greedy", "by_length": True}}, "batch.packing: is greedy, which fills every"),
+        (Mixing(), {"batch": {"packing": "greedy", "padding": "always"}}, "batch.packing: is greedy, but the batches"),
+    ],
+)
+def test_what_cannot_work_together_is_one_problem(mixing: Mixing, options: dict[str, Any], problem: str) -> None:
+    (told,) = found(mixing, **{"steps": 9, **options})
+    assert told.startswith(problem)
+
+
+def test_what_works_together_is_no_problem() -> None:
+    assert not found(STREAMED, steps=9, batch={"packing": "greedy"})
+    assert not found(KEPT, batch={"packing": "greedy"}, evaluate={"share": 0.1})
+    assert not found(Mixing(), batch={"packing": "best_fit", "padding": "never"})
+    assert not found(Mixing(), batch={"by_length": True, "padding": "always"}, evaluate={"share": 0.1})

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..calls import Calls
 from ..errors import DataError, Problem
-from ..values import Account, BadRow, Example, Examples, Mixing, PlannedPlugin, Rows, Source
+from ..values import Account, BadRow, Example, Examples, Mixing, PlannedPlugin, Row, Rows, Source
 from .mixing import Interleaved
 
 REMEMBERED = 1_000_000
@@ -60,7 +60,7 @@ class _Opened:
     rows: Rows
     reader: PlannedPlugin
     format: PlannedPlugin
-    convert: Callable[[], Iterator[Example | BadRow]]
+    convert: Callable[[Rows], Iterator[Example | BadRow]]
 
     def examples(self, account: Account) -> Iterator[Example]:
         """Read it once; rows that are no example are noted."""
@@ -68,7 +68,12 @@ class _Opened:
         noted.format, noted.fingerprint = self.format.name, self.rows.fingerprint
         optional = self.source.bad_rows == "drop"
         seen: set[int] = set()
-        for result in self.convert():
+
+        def note(bad: BadRow) -> None:
+            noted.rows += 1
+            account.leave_out(self.source.name, bad.where, bad.reason, bad.remedy, optional)
+
+        for result in self.convert(_readable(self.rows, note)):
             noted.rows += 1
             if isinstance(result, BadRow):
                 account.leave_out(self.source.name, result.where, result.reason, result.remedy, optional)
@@ -99,8 +104,26 @@ def _open(calls: Calls, source: Source, limit: int | None) -> _Opened:
     reader = calls.owner("tunekit_read_data")
     rows = calls.own("tunekit_read_data", source=source)
     assert reader is not None, "the call has found it"
-    planned = _recognise(calls, rows)
-    return _Opened(source, rows, reader, planned, lambda: calls.one(planned, "tunekit_format_data", rows=rows))
+    planned = _recognise(calls, _readable(rows, lambda bad: None))
+
+    def convert(readable: Rows) -> Iterator[Example | BadRow]:
+        results: Iterator[Example | BadRow] = calls.one(planned, "tunekit_format_data", rows=readable)
+        return results
+
+    return _Opened(source, rows, reader, planned, convert)
+
+
+def _readable(rows: Rows, note: Callable[[BadRow], None]) -> Rows:
+    """The rows that could be read at all, for formats; the others are noted."""
+
+    def read() -> Iterator[Row | BadRow]:
+        for row in rows.read():
+            if isinstance(row, BadRow):
+                note(row)
+            else:
+                yield row
+
+    return replace(rows, read=read)
 
 
 def _mixed(opened: Sequence[_Opened], mixing: Mixing, account: Account) -> Iterator[Example]:

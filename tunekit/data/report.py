@@ -15,7 +15,7 @@ from .shown import Shown, ShownItem
 from .stage_data import StageData, look_at
 from .surroundings import load_tokenizer, preparing
 
-SHOWN_TOKENS = 512
+SHOWN_TOKENS = 1024
 """Tokens of a sequence that are shown."""
 SHOWN_OF_A_ROW = 20
 """Items that are shown of one row number: the pieces of a row that was split, and rows of several sources."""

@@ -26,7 +26,7 @@ class Gap:
 
     def __str__(self) -> str:
         told = f"the same {self.tokens:,} tokens as above" if self.same else f"{self.tokens:,} tokens not shown"
-        return f"… {told}, {self.supervised:,} of them supervised …"
+        return f"… {told}, {f'{self.supervised:,}' if self.supervised else 'none'} of them supervised …"
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Shown:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         from .terminal import draw
 
-        yield from draw(self, plain=console.color_system is None or console.no_color)
+        yield from draw(self, None if console.no_color else console.color_system)
 
     def _repr_html_(self) -> str:
         from .html import draw

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers
+from tokenizers import Tokenizer, models, normalizers, processors
 
 from tunekit.errors import DataError
 from tunekit.values import Account, Example, Image, Message
@@ -27,6 +27,7 @@ from tunekit_train.encoding.testing import (
     trained,
     with_template,
 )
+from tunekit_train.encoding.tokens import Tokens
 
 LLAMA3 = (
     "{{ '<s>' }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
@@ -429,6 +430,25 @@ def test_an_image_is_an_error_for_a_model_that_reads_text(bytes_tokenizer: Any) 
 
 def test_an_empty_document_is_an_error(bytes_tokenizer: Any) -> None:
     assert "every label is masked" in _fault(Example(1, "d", text=""), bytes_tokenizer)
+
+
+# Which tokens lie where.
+
+
+@given(text=st.text(alphabet=st.sampled_from("ab \n.é🎉<"), max_size=30), trims=st.booleans(), data=st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tokens_are_found_by_place_as_their_offsets_tell(
+    bytes_tokenizer: Any, text: str, trims: bool, data: st.DataObject
+) -> None:
+    backend = Tokenizer.from_str(bytes_tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.ByteLevel(trim_offsets=trims)
+    encoding = backend.encode(text + "<|im_end|>", add_special_tokens=False)
+    place = data.draw(st.integers(0, len(text) + len("<|im_end|>")))
+    tokens = Tokens(encoding.ids, encoding)
+    beyond = [index for index, (_, end) in enumerate(encoding.offsets) if end > place]
+    behind = [index for index, (start, _) in enumerate(encoding.offsets) if start >= place]
+    assert tokens.first(place) == min(beyond, default=len(encoding.ids))
+    assert tokens.last(place) == min(behind, default=len(encoding.ids))
 
 
 # What a cache may trust.

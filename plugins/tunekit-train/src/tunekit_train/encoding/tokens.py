@@ -17,8 +17,12 @@ Ids = NDArray[np.int32]
 Weights = NDArray[np.float32]
 
 
+NEAR = 8
+"""Characters without a token that are passed over: blanks that some tokenizers count to no token."""
+
+
 class Tokens:
-    """The tokens of one text; `source` is the tokenizer's Encoding, or the characters [start, end) of each token."""
+    """The tokens of one text: as the tokenizer encoded it, or with the characters [start, end) of each token."""
 
     __slots__ = ("_offsets", "encoding", "ids")
 
@@ -39,17 +43,36 @@ class Tokens:
 
     def first(self, place: int) -> int:
         """The first token that reaches beyond a place in the text."""
-        found = None if self.encoding is None else self.encoding.char_to_token(place)
-        if found is None:
+        near = self._near(place)
+        if near is None:
             return bisect_right([end for _, end in self.offsets], place)
-        return int(found)
+        while near and self.encoding.token_to_chars(near - 1)[1] > place:
+            near -= 1
+        return near
 
     def last(self, place: int) -> int:
         """The first token that begins at a place in the text or behind it: one after the last before it."""
-        found = None if self.encoding is None else self.encoding.char_to_token(place)
-        if found is None or self.encoding.token_to_chars(found)[0] < place:
+        near = self._near(place)
+        if near is None or (near < len(self) and self.encoding.token_to_chars(near)[0] < place):
             return bisect_left([start for start, _ in self.offsets], place)
-        return int(found)
+        while near and self.encoding.token_to_chars(near - 1)[0] >= place:
+            near -= 1
+        return near
+
+    def _near(self, place: int) -> int | None:
+        """The token at a place or closely behind it; None where there is none, or only offsets are known.
+
+        Asking the encoding is much faster than looking through its offsets, which are made anew each time.
+        """
+        if self.encoding is None or not len(self):
+            return None
+        if self.encoding.token_to_chars(len(self) - 1)[1] <= place:
+            return len(self)
+        for ahead in range(NEAR):
+            found = self.encoding.char_to_token(place + ahead)
+            if found is not None:
+                return int(found)
+        return None
 
     @property
     def boundaries(self) -> NDArray[np.bool_]:

@@ -278,8 +278,8 @@ def test_supervised_tokens_are_coloured_by_weight_and_others_dim(look):
 
 def test_sixteen_colours_tell_weights_and_borders_too(look):
     text = printed(look("a>bc", "half>d").show(2), force_terminal=True, color_system="standard")
-    for letter, code in (("b", 42), ("c", 102), ("d", 103)):
-        assert f"\x1b[30;{code}m{letter}" in text
+    for letter, code in (("b", "30;42"), ("c", "4;30;102"), ("d", "4;30;103")):
+        assert f"\x1b[{code}m{letter}" in text
 
 
 def test_in_a_notebook_a_token_tells_its_id_and_weight(look):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..calls import Calls
 from ..errors import DataError, Problem
-from ..values import Account, BadRow, Example, Examples, Mixing, PlannedPlugin, Row, Rows, Source
+from ..values import Account, BadRow, Example, Examples, Mixing, Places, PlannedPlugin, Row, Rows, Source
 from .mixing import Interleaved
 
 REMEMBERED = 1_000_000
@@ -67,22 +67,18 @@ class _Opened:
         noted = account.source(self.source.name)
         noted.format, noted.fingerprint = self.format.name, self.rows.fingerprint
         optional = self.source.bad_rows == "drop"
-        seen: set[int] = set()
+        seen = _Seen(noted.duplicates)
 
-        def note(bad: BadRow) -> None:
+        def leave_out(bad: BadRow) -> None:
             noted.rows += 1
             account.leave_out(self.source.name, bad.where, bad.reason, bad.remedy, optional)
 
-        for result in self.convert(_readable(self.rows, note)):
-            noted.rows += 1
+        for result in self.convert(_readable(self.rows, leave_out)):
             if isinstance(result, BadRow):
-                account.leave_out(self.source.name, result.where, result.reason, result.remedy, optional)
+                leave_out(result)
                 continue
-            if len(seen) < REMEMBERED:
-                said = _said(result)
-                if said in seen:
-                    noted.duplicates.add(result.where)
-                seen.add(said)
+            noted.rows += 1
+            seen.add(result)
             yield replace(result, source=self.source.name, optional=optional)
 
     @property
@@ -142,6 +138,23 @@ def _fingerprint(opened: Sequence[_Opened], mixing: Mixing, limit: int | None) -
         return ""
     identity = {"sources": [each.identity for each in opened], "mixing": [mixing.order, mixing.until]}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+class _Seen:
+    """What examples have said so far; those that say it again are noted."""
+
+    def __init__(self, duplicates: Places) -> None:
+        self.duplicates = duplicates
+        self.said: set[int] = set()
+
+    def add(self, example: Example) -> None:
+        """Compare an example with those before, as far as they are remembered."""
+        if len(self.said) == REMEMBERED:
+            return
+        said = _said(example)
+        if said in self.said:
+            self.duplicates.add(example.where)
+        self.said.add(said)
 
 
 def _said(example: Example) -> int:

@@ -99,7 +99,7 @@ def _ground(weight: float, odd: int, few: bool) -> Style:
     """What a supervised token stands on: the shade of its weight; every other token is a little lighter."""
     if few:
         name = "green" if weight == 1 else "cyan" if weight > 1 else "yellow" if weight > 0 else "red"
-        return Style(bgcolor=f"bright_{name}" if odd else name, color="black")
+        return Style(bgcolor=f"bright_{name}" if odd else name, color="black", underline=bool(odd))
     colour = _mixed(PALE, FULL, weight) if 0 < weight <= 1 else MORE if weight > 1 else LESS
     red, green, blue = _mixed(colour, (255, 255, 255), 0.45) if odd else colour
     return Style(bgcolor=f"#{red:02x}{green:02x}{blue:02x}", color="#101010")

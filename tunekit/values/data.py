@@ -89,8 +89,8 @@ class BadRow:
 class Rows:
     """A source opened for reading. `read()` starts a fresh pass each time; columns are those of the first row.
 
-    A row that cannot be read at all, where the next one can, comes as a BadRow. `fingerprint` changes whenever a byte
-    of the data does.
+    A reader gives a row that cannot be read, where the next one can, as a BadRow; a format never meets one.
+    `fingerprint` changes whenever a byte of the data does.
     """
 
     source: Source

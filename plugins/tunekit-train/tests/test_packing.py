@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,18 @@ def slow_best_fit(lengths: list[int]) -> list[list[int]]:
 @given(lengths=lengths_of_items)
 def test_best_fit_decreasing_takes_the_fullest_bin_with_room(lengths: list[int]) -> None:
     found = best_fit(np.array(lengths, np.int64), np.arange(len(lengths)), SIZE)
-    filled = [sorted(lengths[item] for item in each) for each in members(found)]
-    assert sorted(filled) == sorted(sorted(lengths[item] for item in each) for each in slow_best_fit(lengths))
+    filled, expected = (
+        sorted(sum(lengths[item] for item in each) for each in bins)
+        for bins in (members(found), slow_best_fit(lengths))
+    )
+    assert filled == expected  # which of two bins with the same room is taken does not matter
 
 
 @given(lengths=lengths_of_items)
 def test_next_fit_keeps_the_order_and_closes_a_bin_only_when_it_must(lengths: list[int]) -> None:
     found = members(next_fit(np.array(lengths, np.int64), np.arange(len(lengths)), SIZE))
     assert [item for each in found for item in each] == list(range(len(lengths)))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert sum(lengths[item] for item in before) + lengths[after[0]] > SIZE
 
 
@@ -135,7 +139,5 @@ def test_evaluation_of_packed_items_is_the_same_mean(run_training: Callable[...,
 def test_a_padded_model_cannot_be_packed(run_training: Callable[..., Any]) -> None:
     model = tiny_llama()
     model.config.model_type = "unheard_of"
-    with pytest.raises(
-        PlanError, match=r"stages.0.sft.batch.packing: is best_fit, but the batches are padded: unheard"
-    ):
+    with pytest.raises(PlanError, match=r"batch.packing: is best_fit, but the batches are padded: unheard_of"):
         run_training(model, batch={"packing": "best_fit"})

@@ -103,7 +103,7 @@ def test_rows_that_stop_the_run_are_told_every_time(tmp_path: Path, cache: Path)
     for _ in range(2):
         made = prepared(WordEncoder(), Examples.of(rows, "data"), tmp_path)
         assert len(made) == 3
-        with pytest.raises(DataError, match="rows.json, row 4: has no word; write one"):
+        with pytest.raises(DataError, match=r"rows.json, row 4: has no word; write one"):
             made.account.stop_on_problems()
 
 
@@ -117,7 +117,7 @@ def test_rows_left_out_are_told_from_the_cache_as_well(tmp_path: Path) -> None:
 
 def test_a_row_of_another_kind_stops_the_run_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     talk = Example(7, "talks.json, row 7", messages=(Message("user", "hi"), Message("assistant", "ho")))
-    with pytest.raises(DataError, match="talks.json, row 7: is a conversation, and sft trains on a document; name"):
+    with pytest.raises(DataError, match=r"talks.json, row 7: is a conversation, and sft trains on a document; name"):
         prepared(WordEncoder(), Examples.of([*word_examples(2), talk], "data"), tmp_path)
     assert not list(cache.iterdir())
 

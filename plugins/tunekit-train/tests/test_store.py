@@ -31,8 +31,11 @@ def written(folder: Path, items: Any, account: Account | None = None) -> StoredI
 def plain(items: Any) -> list[Any]:
     """Items as plain Python values."""
     return [
-        (item.label, item.margin)
-        + tuple(([*map(int, s.ids)], [*map(float, s.weights)], s.row, s.where, s.cut) for s in item.sequences)
+        (
+            item.label,
+            item.margin,
+            [([*map(int, s.ids)], [*map(float, s.weights)], s.row, s.where, s.cut) for s in item.sequences],
+        )
         for item in items
     ]
 

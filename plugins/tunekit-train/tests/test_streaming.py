@@ -158,7 +158,7 @@ def with_a_bad_row(optional: bool) -> list[Example]:
 
 
 def test_the_first_row_that_cannot_be_used_stops_the_stream() -> None:
-    with pytest.raises(DataError, match="rows.json, row 11: has no word; write one"):
+    with pytest.raises(DataError, match=r"rows.json, row 11: has no word; write one"):
         drawn(stream(with_a_bad_row(False)), 2 * COUNT)
 
 
@@ -180,13 +180,13 @@ def reading_a_bad_row(account: Account) -> Iterator[Example]:
 def test_a_row_that_cannot_be_read_stops_the_stream() -> None:
     items = stream(shuffle=False)
     items.data = replace(items.data, start=reading_a_bad_row)
-    with pytest.raises(DataError, match="rows.json, line 11: is not JSON; mend it"):
+    with pytest.raises(DataError, match=r"rows.json, line 11: is not JSON; mend it"):
         drawn(items, COUNT)
 
 
 def test_a_stream_without_an_item_says_so_instead_of_starting_for_ever() -> None:
     empty = [Example(1, "rows.json, row 1", text="", source="rows.json", optional=True)]
-    with pytest.raises(DataError, match="rows.json: holds no example to train on"):
+    with pytest.raises(DataError, match=r"rows.json: holds no example to train on"):
         drawn(stream(empty), 1)
 
 

@@ -19,7 +19,7 @@ from tunekit.data.histogram import Histogram
 from tunekit.data.lengths import Lengths, packing_share, padding_share
 from tunekit.data.picture import draw_lengths
 from tunekit.data.shown import Shown, ShownItem, pieces_of
-from tunekit.data.tables import compact
+from tunekit.data.tables import compact, places_table
 from tunekit.errors import DataError, PlanError, TunekitError
 from tunekit.record import Record
 from tunekit.testing.tiny import tiny_tokenizer
@@ -202,13 +202,13 @@ def test_the_lengths_are_drawn_as_png(look, tmp_path):
 
 @pytest.mark.parametrize("counts", [{}, {7: 1}, {1: 100, 2: 3, 90_000: 1}])
 def test_a_picture_is_drawn_of_any_lengths(counts, tmp_path):
-    assert draw_lengths({"sft": Lengths(counts, 1024)}, tmp_path / "a.png").exists()
+    assert draw_lengths([("sft", Lengths(counts, 1024))], tmp_path / "a.png").exists()
 
 
 def test_without_matplotlib_the_picture_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)  # importing it fails
     with pytest.raises(TunekitError, match="pip install matplotlib"):
-        draw_lengths({"sft": Lengths({1: 1})}, tmp_path / "a.png")
+        draw_lengths([("sft", Lengths({1: 1}))], tmp_path / "a.png")
 
 
 def test_places_are_told_in_few_words():
@@ -388,3 +388,37 @@ def test_the_record_of_any_data_is_small_and_still_adds_up(tmp_path):
     assert len(kept.left_out["other reasons"].where) == 100
     assert kept.lengths.total() == 20_000
     assert Lengths(kept.lengths).quantile(0.5) == pytest.approx(10_000, rel=0.005)
+
+
+def test_many_reasons_are_one_line_in_the_table(look):
+    account = Account()
+    for number in range(300):
+        account.source("a").rows += 1
+        account.leave_out("a", f"a, row {number}", f"reason {number}", optional=True)
+    table = places_table(account)
+    assert len(table.rows) == 21
+    assert table.rows[-1][:2] == ("left out: other reasons", "280")
+
+
+def test_stages_of_one_name_are_both_drawn_and_shown(look, tmp_path):
+    report = look("a>b", stages=[{"teach": {}}, {"teach": {}}])
+    report.draw_lengths(tmp_path / "two.png")
+    assert (tmp_path / "two.png").stat().st_size > 0
+    assert len(report.show(1, stage="teach").items) == 2
+    assert len(report.show(1, stage=1).items) == 1
+
+
+def test_what_is_raised_is_told_beside_the_rows_that_were_read(look, world):
+    code = LOOKING.replace(
+        "if each.row == self.config.loses:",
+        'if each.text == "x": raise DataError([Problem("here", "boom")])\n        if False:',
+    )
+    code = code.replace("class Nothing", "from tunekit.errors import DataError, Problem\nclass Nothing", 1)
+    world("fake-raising", {"raises": "fake_raising:Teach"}, code)
+    report = look("one", "x", stages=[{"raises": {}}])
+    assert [str(problem) for problem in report.problems][:2] == [
+        "here: boom",
+        "data (rows given in Python), row 1: no answer; write one after >",
+    ]
+    assert "a run would stop: here: boom" in printed(report, 200)
+    assert "left out: no answer" in printed(report, 200)

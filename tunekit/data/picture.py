@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ WITHIN, BEYOND, INK, GRID = "#2a6fbb", "#d1495b", "#333333", "#e6e6e6"
 BARS = 48
 
 
-def draw_lengths(lengths: Mapping[str, Lengths], path: Path) -> Path:
-    """Draw one histogram for each stage, below each other, as PNG. The limit is a dashed line.
+def draw_lengths(lengths: Sequence[tuple[str, Lengths]], path: Path) -> Path:
+    """Draw one histogram for each stage, each with its name, below each other, as PNG. The limit is a dashed line.
 
     Raises TunekitError where matplotlib is not installed.
     """
@@ -28,7 +28,7 @@ def draw_lengths(lengths: Mapping[str, Lengths], path: Path) -> Path:
     figure = Figure(figsize=(8, 0.6 + 3.4 * len(lengths)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(lengths), 1, squeeze=False)
-    for axes, (name, counted) in zip(rows[:, 0], lengths.items(), strict=True):
+    for axes, (name, counted) in zip(rows[:, 0], lengths, strict=True):
         _draw_one(axes, name, counted)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")

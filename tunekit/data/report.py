@@ -65,7 +65,7 @@ class DataReport:
         """Draw the lengths of all sequences into a PNG file. Raises TunekitError where matplotlib is not installed."""
         from .picture import draw_lengths
 
-        draw_lengths({data.name: data.figures.lengths for data in self.stages}, Path(path))
+        draw_lengths([(data.name, data.figures.lengths) for data in self.stages], Path(path))
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data."""
@@ -85,8 +85,8 @@ class DataReport:
         return (drawing for data in self.stages for drawing in data.drawings())
 
     def _chosen(self, stage: int | str | None) -> Sequence[StageData]:
-        chosen = choose([data.stage for data in self.stages], stage)
-        return [data for data in self.stages if data.stage in chosen]
+        chosen = {each.index for each in choose([data.stage for data in self.stages], stage)}
+        return [data for data in self.stages if data.stage.index in chosen]
 
 
 def report_data(plan: Plan, stage: int | str | None = None, limit: int | None = None) -> DataReport:

@@ -27,15 +27,16 @@ STREAMED_ROWS = 10_000
 class StageData:
     """The data of one stage, prepared: what became of its rows (`account`), the `items`, and what would stop a run.
 
-    `limit`: only the first so many rows of each source were looked at.
+    `raised` are problems that kept it from being prepared. `limit`: only the first so many rows of each source were
+    looked at.
     """
 
     stage: StagePlan
     account: Account
     items: Iterable[Item]
     tokenizer: Any
-    problems: tuple[Problem, ...]
     calls: Calls
+    raised: tuple[Problem, ...] = ()
     limit: int | None = None
 
     @property
@@ -47,6 +48,27 @@ class StageData:
     def ok(self) -> bool:
         """Whether a run would start with this data."""
         return not self.problems
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that would stop a run: what was raised, and the rows that cannot be used."""
+        if self.raised and not self.account.problems:
+            return self.raised
+        try:
+            self.account.stop_on_problems()
+        except DataError as error:
+            return (*self.raised, *error.problems)
+        return self.raised
+
+    @property
+    def verdict(self) -> str:
+        """Whether a run would start, in words, and if not, why not and what to do."""
+        if not self.problems:
+            return f"a run would start, on {self.account.kept:,} of {self.account.rows:,} rows"
+        if self.raised or not self.account.stopping:
+            return f"a run would stop: {self.problems[0]}"
+        rows = f"{self.account.stopping:,} of {self.account.rows:,} rows cannot be used"
+        return f"a run would stop: {rows}; {self.problems[-1].remedy}"
 
     @cached_property
     def figures(self) -> Figures:
@@ -77,13 +99,11 @@ class StageData:
             yield Section("", (), tuple((note,) for note in self.notes))
         if self.account.sources:
             yield rows_table(self.account)
-        known = set(self.account.problems)
-        rest = problems_table(problem for problem in self.problems if problem.where and problem not in known)
-        yield from filter(None, (places_table(self.account, self.account.problems), rest))
+        yield from filter(None, (places_table(self.account, self.account.problems), problems_table(self.raised)))
         if self.figures.sequences:
             yield figures_table(self.figures)
             yield Histogram(self.figures.lengths)
-        yield Verdict(self.account, self.problems)
+        yield Verdict(self.ok, self.verdict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain data."""
@@ -91,6 +111,7 @@ class StageData:
             "stage": self.name,
             "key": self.stage.key,
             "ok": self.ok,
+            "verdict": self.verdict,
             "limit": self.limit,
             "rows": self.account.rows,
             "kept": self.account.kept,
@@ -134,7 +155,8 @@ def look_at(plan: Plan, calls: Calls, stage: StagePlan, tokenizer: Any, limit: i
     """Prepare the data of one stage, and gather what is wrong with it."""
     streaming = stage.mixing.streaming
     limit = STREAMED_ROWS if streaming and limit is None else limit
-    account, items, problems = Account(), list[Item](), list[Problem]()
+    account, raised = Account(), tuple[Problem, ...]()
+    items: Iterable[Item] = ()
     try:
         examples = open_examples(calls, stage.sources, stage.mixing, limit)
         account = examples.account
@@ -145,8 +167,7 @@ def look_at(plan: Plan, calls: Calls, stage: StagePlan, tokenizer: Any, limit: i
             tokenizer=tokenizer,
             context=preparing(plan, calls, stage),
         )
-        account, items = prepared.account, list(prepared) if streaming else prepared  # type: ignore[assignment]
-        account.stop_on_problems()
+        account, items = prepared.account, list(prepared) if streaming else prepared
     except DataError as error:
-        problems.extend(error.problems)
-    return StageData(stage, account, items, tokenizer, tuple(problems), calls, limit)
+        raised = error.problems
+    return StageData(stage, account, items, tokenizer, calls, raised, limit)

@@ -9,10 +9,13 @@ from pathlib import Path
 from ..display import Section
 from ..errors import Problem
 from ..values import Account, Places, SourceAccount
+from .bounds import frequent
 from .figures import Figures
 
 ROWS_SHOWN = 10
 """Places that a table names of one thing; the rest are counted."""
+REASONS_SHOWN = 20
+"""Reasons that a table names; rows left out for any other are one line."""
 NUMBERS = ("rows", "kept", "left out", "dropped", "cut", "split", "duplicates")
 
 
@@ -82,8 +85,9 @@ def _all_places(sources: Iterable[SourceAccount]) -> Iterator[tuple[str, Places]
     """Each thing that happened to rows, with where it did, over all sources."""
     sources = list(sources)
     reasons = dict.fromkeys(reason for source in sources for reason in source.left_out)
-    for reason in reasons:
-        yield LEFT_OUT + reason, _together(source.left_out.get(reason, Places()) for source in sources)
+    left_out = {reason: _together(source.left_out.get(reason, Places()) for source in sources) for reason in reasons}
+    for reason, places in frequent(left_out, REASONS_SHOWN).items():
+        yield LEFT_OUT + reason, places
     told: Mapping[str, str] = {
         "dropped": "dropped: longer than the limit",
         "cut": "cut: longer than the limit",

@@ -6,30 +6,22 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from ..errors import Problem
-from ..values import Account
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a run would start with this data, and if not, why not and what to do."""
+    """Good or bad news in one line."""
 
-    account: Account
-    problems: tuple[Problem, ...]
+    ok: bool
+    text: str
 
     def __str__(self) -> str:
-        if not self.problems:
-            return f"✓ a run would start, on {self.account.kept:,} of {self.account.rows:,} rows"
-        if not self.account.stopping:
-            return f"✗ a run would stop: {self.problems[0]}"
-        rows = f"{self.account.stopping:,} of {self.account.rows:,} rows cannot be used"
-        return f"✗ a run would stop: {rows}; {self.problems[-1].remedy}"
+        return f"{'✓' if self.ok else '✗'} {self.text}"
 
     def __rich__(self) -> Any:
         from rich.text import Text
 
-        return Text(f"{self}\n", style="bold red" if self.problems else "bold green")
+        return Text(f"{self}\n", style="bold green" if self.ok else "bold red")
 
     def _repr_html_(self) -> str:
-        colour = "#d1495b" if self.problems else "#0b7a75"
+        colour = "#0b7a75" if self.ok else "#d1495b"
         return f"<p style='color: {colour}; font-weight: bold'>{escape(str(self))}</p>"

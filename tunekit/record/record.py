@@ -12,13 +12,13 @@ from typing import Any, Literal
 import yaml
 
 from ..calls import CallRecord
+from ..data.bounds import bounded
 from ..errors import Problem, RecipeError, RunFolderError
 from ..local import LocalPlugin
 from ..recipe import Recipe, Stage, Use, from_mapping, leaves
 from ..recipe.model import source_mapping
 from ..recipe.reading import parse_yaml
 from ..values import Account, Artefact, Event, Plan, Report, Source, StageResult
-from .accounts import bounded
 from .files import append_line, plain, read_json, read_lines, write_json, write_lines, write_text
 
 Status = Literal["running", "finished", "interrupted", "failed"]

@@ -1,4 +1,4 @@
-"""Accounts of data as `data.json` keeps them: every count exact, and bounded in size whatever the data is like."""
+"""Accounts of data in little room, whatever the data is like: every count stays exact."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from ..values import Account, Places, SourceAccount
 from ..values.account import KEPT
 
 REASONS = 100
-"""Reasons that are kept by name; rows left out for any other are counted together."""
+"""Reasons that a record keeps by name; rows left out for any other are counted together."""
 LENGTHS = 1000
 """Different lengths that are kept exactly; where there are more, they are rounded to three digits."""
 
 
 def bounded(account: Account) -> Account:
-    """The same account in little room."""
+    """The same account, with the most frequent reasons and with lengths to three digits where there are many."""
     result = Account()
     result.sources = {name: _bounded(source) for name, source in account.sources.items()}
     return result
 
 
-def _bounded(source: SourceAccount) -> SourceAccount:
-    return replace(source, left_out=_frequent(source.left_out), lengths=_rounded(source.lengths))
-
-
-def _frequent(left_out: dict[str, Places]) -> dict[str, Places]:
-    if len(left_out) <= REASONS:
+def frequent(left_out: dict[str, Places], most: int = REASONS) -> dict[str, Places]:
+    """The most frequent reasons, and all others as one."""
+    if len(left_out) <= most:
         return left_out
     ordered = sorted(left_out, key=lambda reason: -left_out[reason].count)
-    others = [left_out[reason] for reason in ordered[REASONS:]]
+    others = [left_out[reason] for reason in ordered[most:]]
     where = [place for places in others for place in places.where]
     rest = Places(sum(places.count for places in others), where[:KEPT])
-    return {**{reason: left_out[reason] for reason in ordered[:REASONS]}, "other reasons": rest}
+    return {**{reason: left_out[reason] for reason in ordered[:most]}, "other reasons": rest}
+
+
+def _bounded(source: SourceAccount) -> SourceAccount:
+    return replace(source, left_out=frequent(source.left_out), lengths=_rounded(source.lengths))
 
 
 def _rounded(lengths: Counter[int]) -> Counter[int]:

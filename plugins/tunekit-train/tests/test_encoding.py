@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, processors
 
 from tunekit.errors import DataError
 from tunekit.values import Account, Example, Image, Message
-from tunekit_train.encoding import BATCH, Encoder, Rules
+from tunekit_train.encoding import BATCH, Encoder, Rules, frames
 from tunekit_train.encoding.testing import (
     CHATML,
     byte_tokenizer,
@@ -326,6 +326,14 @@ def test_encode_all_is_lazy_and_keeps_the_order(bytes_tokenizer: Any) -> None:
     assert next(items).sequences[0].row == 0
     assert asked < 3 * BATCH, "later batches are not read yet"
     assert [item.sequences[0].row for item in items] == list(range(1, 3 * BATCH))
+
+
+def test_more_shapes_than_frames_are_kept_change_nothing(bytes_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "FRAMES", 2)
+    shapes = [talk(*TWO.messages[:2], *TWO.messages[: 2 * count]) for count in (0, 1, 2, 0, 2)]
+    found = Encoder(bytes_tokenizer, Rules()).encode(shapes, Account())
+    for items, example in zip(found, shapes, strict=True):
+        assert list(items[0].sequences[0].weights) == list(sequence(example, bytes_tokenizer).weights)
 
 
 # What cannot be trained on.

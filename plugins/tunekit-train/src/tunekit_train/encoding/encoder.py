@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from .talks import Talks
 from .template import Template
 from .tokens import Codec, Ids
 
+Made = TypeVar("Made")
 BATCH = 512
 """Examples encoded at once by `encode_all`; the tokenizer works on them in parallel."""
 
@@ -119,7 +120,7 @@ class _Writer:
             own = list(islice(pages, len(talks)))
             fault = next((page for page in own if isinstance(page, faults.Fault)), None)
             whole = [page for page in own if isinstance(page, Page)]
-            found.append(fault or _attempt(lambda given, whole=whole: self._fit(given, whole), example))
+            found.append(_attempt(self._fit, example, whole) if fault is None else fault)
         return found
 
     def _fit(self, example: Example, pages: list[Page]) -> Fit:
@@ -168,7 +169,7 @@ def _document(ids: Ids, rules: Rules) -> Fit | faults.Fault:
         return faults.cut_away(limit, len(ids))
     if rules.too_long == "split":
         return Fit([Strip(block, _ones(block), len(block)) for block in blocks(ids, limit)], split=True)
-    return Fit([Strip(ids[:limit], _ones(ids[:limit]), len(ids))])
+    return Fit([Strip(ids[:limit].copy(), _ones(ids[:limit]), len(ids))])
 
 
 def _ones(ids: Ids) -> Any:
@@ -177,9 +178,9 @@ def _ones(ids: Ids) -> Any:
     return weights
 
 
-def _attempt(make: Any, example: Example) -> Any:
+def _attempt(make: Callable[..., Made], *given: Any) -> Made | faults.Fault:
     try:
-        return make(example)
+        return make(*given)
     except faults.Fault as fault:
         return fault
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .turns import Messages
+from .script import Messages
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Fitter:
         end = end_within(len(kept), self.limit, weights, page.tokens.boundaries[kept])
         if not weights[:end].any():
             raise faults.cut_away(self.limit, length)
-        return Strip(ids[:end], weights[:end], length)
+        return Strip(ids[:end].copy(), weights[:end].copy(), length)
 
     def _without_oldest(self, pages: Sequence[Page]) -> Sequence[Page]:
         """The pages without as many of their oldest exchanges as needed; what is trained stays."""

@@ -17,9 +17,10 @@ from tunekit.values import Message
 
 from . import faults
 from .fences import PROBE, Fences
+from .script import Messages, Script
 from .talks import Talk
 from .template import Template
-from .turns import Address, Fitted, Messages, Part, Placed, Rendering, Script, Slot
+from .turns import Address, Fitted, Part, Placed, Rendering, Slot
 
 FRAMES = 1024
 """Frames kept at a time: shapes of conversations met last."""

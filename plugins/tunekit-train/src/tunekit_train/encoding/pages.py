@@ -10,10 +10,11 @@ import numpy as np
 from . import faults
 from .fences import fenced
 from .frames import Frames
+from .script import Script
 from .supervision import supervise
 from .talks import Talk
 from .tokens import Codec, Tokens, Weights
-from .turns import Placed, Script, WeightedSpan
+from .turns import Placed, WeightedSpan
 
 
 @dataclass(slots=True)

@@ -12,8 +12,7 @@ from tunekit.values import Example, Message, ToolCall, ToolFormat
 from . import faults
 from .fences import Fences
 from .rules import Rules, Thinking
-
-Messages = tuple[Message, ...]
+from .script import Messages
 
 
 @dataclass(frozen=True, slots=True)

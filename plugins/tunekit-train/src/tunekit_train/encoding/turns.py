@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
-
-from tunekit.values import Message, ToolCall
+from typing import Literal
 
 from . import faults, thinking
 from .fences import Fences
-from .template import Template, Tools, Turns
+from .script import Script
 
 Part = Literal["thinking", "content", "call"]
-Messages = tuple[Message, ...]
 Address = tuple[int, Part, int]
 """A part of a conversation: index of the message, which part, and which of its tool calls."""
 WeightedSpan = tuple[int, int, float]
@@ -56,46 +52,6 @@ class Turn:
     def end(self) -> int:
         """Where its weight ends."""
         return self.spans[-1][1]
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """Messages as the template takes them, with the tools it is to write."""
-
-    messages: Messages
-    tools: Tools
-    template: Template
-    json_arguments: bool = False
-
-    def turns(self, start: int = 0, end: int | None = None) -> Turns:
-        """The messages as mappings."""
-        return [self._turn(message) for message in self.messages[start:end]]
-
-    def render(self, end: int | None = None, prompt: bool = False) -> str:
-        """Render the messages up to one. Raises Fault."""
-        return self.template.render(self.turns(0, end), self.tools, prompt)
-
-    def _turn(self, message: Message) -> dict[str, Any]:
-        turn: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.thinking is not None:
-            if self.template.reads_thinking:
-                turn["reasoning_content"] = message.thinking
-            else:
-                turn["content"] = thinking.write(message.thinking, message.content)
-        if message.tool_calls:
-            turn["tool_calls"] = [self._call(call) for call in message.tool_calls]
-        if message.name is not None:
-            turn["name"] = message.name
-        if message.call is not None:
-            turn["tool_call_id"] = message.call
-        return turn
-
-    def _call(self, call: ToolCall) -> dict[str, Any]:
-        import json
-
-        arguments = json.dumps(call.arguments, ensure_ascii=False) if self.json_arguments else dict(call.arguments)
-        told = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
-        return told if call.id is None else {**told, "id": call.id}
 
 
 class Rendering:
@@ -258,15 +214,18 @@ class Rendering:
         slot = next((slot for slot in own if slot.part == "thinking"), None)
         if not self.masks or slot is None or slot.start is None or slot.end is None:
             return None
+        left, right = thinking.region(self.text, self._without_thinking(index), beginning, slot.start, slot.end)
+        said = [other.start for other in own if other.part != "thinking" and other.start is not None]
+        return max(left, beginning), min([right, *(start for start in said if start >= slot.end)])
+
+    def _without_thinking(self, index: int) -> str | None:
+        """The text without the thinking of one message; None where the template refuses that."""
         messages = list(self.script.messages)
         messages[index] = replace(messages[index], thinking=None)
         try:
-            without: str | None = replace(self.script, messages=tuple(messages)).render()
+            return replace(self.script, messages=tuple(messages)).render()
         except faults.Fault:
-            without = None
-        left, right = thinking.region(self.text, without, beginning, slot.start, slot.end)
-        said = [other.start for other in own if other.part != "thinking" and other.start is not None]
-        return max(left, beginning), min([right, *(start for start in said if start >= slot.end)])
+            return None
 
 
 class Fitted:
@@ -296,8 +255,12 @@ class Fitted:
     @property
     def slots(self) -> tuple[Slot, ...]:
         """The slots in this text."""
-        move: Callable[[int | None], int | None] = lambda at: None if at is None else self.place(at)  # noqa: E731
-        return tuple(replace(slot, start=move(slot.start), end=move(slot.end)) for slot in self.rendering.slots)
+        return tuple(
+            replace(slot, start=self._moved(slot.start), end=self._moved(slot.end)) for slot in self.rendering.slots
+        )
+
+    def _moved(self, place: int | None) -> int | None:
+        return None if place is None else self.place(place)
 
 
 Placed = Rendering | Fitted

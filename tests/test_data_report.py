@@ -400,6 +400,13 @@ def test_many_reasons_are_one_line_in_the_table(look):
     assert table.rows[-1][:2] == ("left out: other reasons", "280")
 
 
+def test_what_is_shown_has_a_short_name_in_a_console(look):
+    report = look("a>b", "one")
+    assert repr(report) == "DataReport(teach: 1 of 2 rows, not ok)"
+    assert repr(report.stages[0]).startswith("StageData(teach: a run would stop: 1 of 2 rows cannot be used")
+    assert repr(report.show(1)) == "Shown(data (rows given in Python), row 1)"
+
+
 def test_stages_of_one_name_are_both_drawn_and_shown(look, tmp_path):
     report = look("a>b", stages=[{"teach": {}}, {"teach": {}}])
     report.draw_lengths(tmp_path / "two.png")

@@ -39,6 +39,9 @@ class StageData:
     raised: tuple[Problem, ...] = ()
     limit: int | None = None
 
+    def __repr__(self) -> str:
+        return f"StageData({self.name}: {self.verdict})"
+
     @property
     def name(self) -> str:
         """The name of the stage."""

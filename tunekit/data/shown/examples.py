@@ -155,6 +155,9 @@ class Shown:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __repr__(self) -> str:
+        return f"Shown({', '.join(item.where for item in self.items)})"
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         from .terminal import draw
 

@@ -1,0 +1,72 @@
+"""KlAnchored-Tversky optimisation: learning from single answers that are called good or bad."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tunekit.errors import DataError, Problem
+from tunekit.hooks import hookimpl
+from tunekit.values import Examples, Kind, Machine, Plan, Prepared, StageContext
+from tunekit_train import ConversationConfig, Objective, Stage
+
+
+class KtoConfig(ConversationConfig):
+    """Options of KTO, besides those of every stage on conversations."""
+
+    learning_rate: float = Field(default=1e-5, gt=0, description="the highest learning rate of the schedule")
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="how strongly the policy is held to the reference: rewards are beta times log-ratios",
+    )
+    loss: Literal["kto", "apo_zero_unpaired"] = Field(
+        default="kto", description="kto compares rewards with an estimate of the KL divergence, the other with 0"
+    )
+    desirable_weight: float = Field(default=1.0, ge=0, description="weight of the loss of answers called good")
+    undesirable_weight: float = Field(default=1.0, ge=0, description="weight of the loss of answers called bad")
+
+
+class Kto(Stage[KtoConfig]):
+    """KlAnchored-Tversky optimisation on answers called good or bad, against the policy at the start of the stage."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"labelled"})
+    provides = frozenset({"stage.kto"})
+
+    def objective(self) -> Objective:
+        """The loss that `loss` names."""
+        from .objective import KlAnchored, ZeroAnchored
+
+        options = self.config
+        kind = KlAnchored if options.loss == "kto" else ZeroAnchored
+        return kind(options.beta, options.desirable_weight, options.undesirable_weight)
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """The KL term pairs each prompt with an answer from anywhere in the data, so it must know all of them."""
+        yield from super().tunekit_check(plan, machine)
+        for stage in plan.stages:
+            if stage.plugin.plugin is self and stage.mixing.streaming and self.config.loss == "kto":
+                what = "is kto, which pairs prompts with answers from all of the data, and the data is streamed"
+                yield Problem(f"{stage.key}.loss", what, "use apo_zero_unpaired, or stream nothing")
+
+    @hookimpl
+    def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+        """Encode the examples, and put beside each answer one that does not belong to its prompt, for the KL term."""
+        prepared: Prepared = super().tunekit_prepare_data(data, tokenizer, context)
+        if self.config.loss != "kto":
+            return prepared
+        from tunekit_train.items import IndexedItems
+
+        from .mismatch import MismatchedItems
+
+        assert isinstance(prepared, IndexedItems), "streamed data is refused when the run is planned"
+        if len(prepared) == 1:
+            what = "is one example, and the KL term of kto needs an answer to another prompt"
+            raise DataError([Problem(f"{context.key}.data", what, "give more data, or use loss: apo_zero_unpaired")])
+        return MismatchedItems(prepared, context.seed, self.config.batch.max_length)
+
+
+__all__ = ["Kto", "KtoConfig"]

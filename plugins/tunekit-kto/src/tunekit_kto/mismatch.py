@@ -1,0 +1,69 @@
+"""Each answer beside another one that does not belong to its prompt: what the KL term is estimated from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tunekit.values import Item, TokenSequence
+from tunekit_train.items import IndexedItems, Indices
+from tunekit_train.permuting import permutation
+
+
+class MismatchedItems(IndexedItems):
+    """Items of one answer, each with a second sequence: its prompt, and the answer of another item.
+
+    Which other is fixed for the whole run by `seed`: all items in one random circle, so that each answer is used once.
+    The prompt is what stands before the first supervised token, the answer all from there on, cut at the end so that
+    both together have `max_length` tokens at most. Made when it is asked for; nothing is stored.
+    """
+
+    def __init__(self, items: IndexedItems, seed: int, max_length: int) -> None:
+        self._items, self._max_length = items, max_length
+        self.account, self.mixing = items.account, items.mixing
+        self.fingerprint = f"{items.fingerprint} mismatched {seed} {max_length}" if items.fingerprint else ""
+        circle = permutation(len(items), f"{seed} mismatch")
+        self._others = np.empty_like(circle)
+        self._others[circle] = np.roll(circle, 1)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, index: int) -> Item:
+        """The item of this number with its second sequence."""
+        item, other = self._items.take(index), self._items.take(int(self._others[index]))
+        own = item.sequences[0]
+        return replace(item, sequences=(own, mismatched(own, other.sequences[0], self._max_length)))
+
+    @cached_property
+    def lengths(self) -> Indices:
+        """Tokens of each item; one pass over all of them."""
+        starts = np.fromiter((_start(item.sequences[0]) for item in self._items), np.int64, len(self))
+        own = self._items.lengths
+        answers = own - starts
+        mixed: Indices = np.minimum(starts + answers[self._others], self._max_length)
+        return own + mixed
+
+
+def mismatched(own: TokenSequence, other: TokenSequence, max_length: int) -> TokenSequence:
+    """The prompt of one sequence with the answer of another, cut at the end."""
+    prompt, answer = _start(own), _start(other)
+    room = max_length - prompt
+    return replace(
+        own,
+        ids=_joined(own.ids[:prompt], other.ids[answer : answer + room]),
+        weights=_joined(own.weights[:prompt], other.weights[answer : answer + room]),
+        cut=own.cut + max(0, len(other) - answer - room),
+    )
+
+
+def _start(sequence: TokenSequence) -> int:
+    """Where the answer begins: the first supervised token."""
+    return int(np.flatnonzero(np.asarray(sequence.weights))[0])
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return np.concatenate([np.asarray(first), np.asarray(second)])

@@ -1,0 +1,77 @@
+"""KTO from labelled answers to a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunekit.errors import DataError
+from tunekit.testing import conversations, labelled, plan_for, stage_context, tiny_bundle
+from tunekit.values import Event, Examples, Mixing
+from tunekit_kto import Kto
+from tunekit_lora import Lora
+from tunekit_train import AdamW
+
+
+def trained(stage: Kto, folder: Path) -> tuple[list[dict[str, float]], Any]:
+    """The metrics of each step of training on the kit's answers, and the result."""
+    events: list[Event] = []
+    context = stage_context(stage, AdamW(), Lora(rank=8), folder=folder, watch=events.append)
+    bundle = context.calls.own("tunekit_attach_adapter", bundle=tiny_bundle(), context=context)
+    data = context.calls.own("tunekit_prepare_data", data=labelled(), tokenizer=bundle.tokenizer, context=context)
+    result = context.calls.own("tunekit_train_stage", bundle=bundle, data=data, context=context)
+    return [dict(event.metrics) for event in events if event.kind == "step"], result
+
+
+@pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
+def test_training_separates_good_answers_from_bad_ones(loss: Any, tmp_path: Path) -> None:
+    steps, _ = trained(Kto(loss=loss, epochs=40, learning_rate=1e-2, batch={"rows": 8}), tmp_path)
+    assert steps[0]["reward_good"] == pytest.approx(0, abs=1e-5)
+    assert steps[0]["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert steps[-1]["reward_good"] > steps[-1]["reward_bad"] + 0.3
+    assert steps[-1]["accuracy"] == 1
+    assert ("kl" in steps[-1]) == (loss == "kto")
+
+
+def test_each_answer_stands_beside_another_and_is_counted_once(tmp_path: Path) -> None:
+    data = labelled()
+    context = stage_context(Kto(), folder=tmp_path)
+    prepared = context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+    assert {len(item.sequences) for item in prepared} == {2}
+    assert prepared.account is data.account
+    assert prepared.account.kept == 8
+
+
+def test_without_a_kl_term_answers_stand_alone(tmp_path: Path) -> None:
+    context = stage_context(Kto(loss="apo_zero_unpaired"), folder=tmp_path)
+    prepared = context.calls.own(
+        "tunekit_prepare_data", data=labelled(), tokenizer=tiny_bundle().tokenizer, context=context
+    )
+    assert {len(item.sequences) for item in prepared} == {1}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (labelled(1), "is one example, and the KL term of kto needs"),
+        (conversations(), "trains on an answer that is called"),
+    ],
+)
+def test_data_it_cannot_train_on_is_refused(data: Examples, message: str, tmp_path: Path) -> None:
+    context = stage_context(Kto(), folder=tmp_path)
+    with pytest.raises(DataError, match=message):
+        context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+
+
+def test_streamed_data_is_refused_where_prompts_are_paired_with_answers_from_all_of_it() -> None:
+    def problems(stage: Kto) -> list[str]:
+        plan = plan_for(stage)
+        streamed = tuple(replace(each, mixing=Mixing(streaming=True)) for each in plan.stages)
+        return [str(problem) for problem in stage.tunekit_check(replace(plan, stages=streamed), plan.machine)]
+
+    (problem,) = problems(Kto(steps=5))
+    assert "loss: is kto, which pairs prompts with answers from all of the data" in problem
+    assert not problems(Kto(steps=5, loss="apo_zero_unpaired"))

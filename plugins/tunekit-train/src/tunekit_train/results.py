@@ -19,16 +19,21 @@ History = list[dict[str, float]]
 
 
 def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
-    """Save the adapter in PEFT's format, or the whole model where there is none, with tokenizer and chat template.
+    """Save the adapter, or the whole model where there is none, with tokenizer and chat template.
 
+    As the plugin that attached the adapter says in `bundle.save`, else in the format of the model's `save_pretrained`.
     Written beside and renamed, so that a folder of that name is always whole.
     """
-    kind = "model" if bundle.model is base_model(bundle.model) else "adapter"
+    whole = bundle.save is None and bundle.model is base_model(bundle.model)
+    kind = "model" if whole else "adapter"
     final, partial = folder / kind, folder / f".partial-{kind}"
     for path in (final, partial):
         shutil.rmtree(path, ignore_errors=True)
     with without_head(bundle.model):
-        bundle.model.save_pretrained(str(partial))
+        if bundle.save is not None:
+            bundle.save(bundle.model, partial)
+        else:
+            bundle.model.save_pretrained(str(partial))
     if (head := head_of(bundle.model)) is not None:
         head.save(partial)
     bundle.tokenizer.save_pretrained(str(partial))

@@ -1,5 +1,12 @@
 """A fake tokenizer and a fake stage to look at: one token for each character, the answer after `>` supervised."""
 
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
 LOOKING = '''
 from pydantic import Field
 from tunekit import Plugin, PluginConfig, hookimpl
@@ -70,3 +77,10 @@ class Teach(Plugin[TeachOptions]):
         return StageResult(bundle)
 '''
 LOOKING_PLUGINS = {"letters": "fake_looking:Letters", "teach": "fake_looking:Teach"}
+
+
+def printed(drawing: Any, width: int = 80, **options: Any) -> str:
+    """What a terminal of this width shows."""
+    console = Console(file=StringIO(), width=width, **options)
+    console.print(drawing)
+    return console.file.getvalue()

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
-from io import StringIO
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from looking_helpers import LOOKING, LOOKING_PLUGINS
-from rich.console import Console
+from looking_helpers import LOOKING, LOOKING_PLUGINS, printed
 
 import tunekit as tk
-from tunekit.data.histogram import Histogram
-from tunekit.data.lengths import Lengths, packing_share, padding_share
-from tunekit.data.picture import draw_lengths
-from tunekit.data.shown import Shown, ShownItem, pieces_of
+from tunekit.data.lengths import Lengths
 from tunekit.data.tables import compact, places_table
-from tunekit.errors import DataError, PlanError, TunekitError
+from tunekit.errors import DataError, PlanError
 from tunekit.record import Record
-from tunekit.testing.tiny import tiny_tokenizer
-from tunekit.values import Account, Item, Places, TokenSequence
+from tunekit.values import Account, Places
 
 
 @pytest.fixture
@@ -41,17 +30,6 @@ def look(world):
 
 def pipeline_of(rows, stages):
     return tk.Pipeline("m", rows, use={"letters": {}, "transformers": {"fail": True}}, stages=stages)
-
-
-def printed(drawing, width=80, **options):
-    console = Console(file=StringIO(), width=width, **options)
-    console.print(drawing)
-    return console.file.getvalue()
-
-
-def shown(ids, weights, tokenizer=None, most=512):
-    sequence = TokenSequence(ids, weights, 1, "a.json, row 1")
-    return Shown((ShownItem("sft", Item((sequence,)), tokenizer or tiny_tokenizer(), most),))
 
 
 def test_every_row_read_is_kept_left_out_or_dropped(look):
@@ -146,69 +124,10 @@ def test_figures_are_those_of_the_tokens(look):
     assert figures.packing == pytest.approx(17 / 24)  # 3 | 8 | 6: none fits beside the one before
 
 
-def test_padding_counts_every_sequence_of_an_item():
-    assert padding_share([(4, 2), (4, 4)], 1) == pytest.approx(1 - 14 / 16)
-    assert padding_share([], 4) == 0
-
-
-def test_packing_opens_a_row_where_the_next_does_not_fit():
-    assert packing_share([5, 5, 5, 5], 10) == 1
-    assert packing_share([6, 6, 4], 10) == pytest.approx(16 / 20)
-    assert packing_share([99], 10) == 1
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 100_000), min_size=1), st.integers(1, 50_000), st.integers(4, 48))
-def test_bins_touch_and_hold_every_sequence_and_end_at_the_limit(lengths, limit, most):
-    bins = Lengths(Counter(lengths), limit).bins(most)
-    assert sum(each.count for each in bins) == len(lengths)
-    assert all(before.last + 1 == after.first for before, after in pairwise(bins))
-    for each in bins:
-        assert each.count == sum(1 for length in lengths if each.first <= length <= each.last)
-        assert each.beyond == (each.first > limit)
-        assert each.beyond or each.last <= limit or each is bins[-1]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 10_000), min_size=1), st.floats(0, 1))
-def test_a_quantile_is_the_nearest_rank(lengths, share):
-    found = Lengths(Counter(lengths)).quantile(share)
-    at_most = sum(1 for length in lengths if length <= found)
-    below = sum(1 for length in lengths if length < found)
-    assert found in lengths
-    assert at_most >= share * len(lengths)
-    assert below == 0 or below < share * len(lengths)
-
-
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_histogram_fits_the_terminal_and_marks_the_limit(width):
-    lines = printed(Histogram(Lengths({10: 5, 200: 1, 5000: 3}, 1024)), width).splitlines()
-    assert all(len(line.rstrip()) <= width for line in lines)
-    (marker,) = [number for number, line in enumerate(lines) if "limit of" in line or "longer than" in line][:1]
-    assert lines[marker - 1].split()[:3] == ["513", "to", "1,024"]
-
-
-def test_the_histogram_of_a_notebook_says_the_same():
-    html = Histogram(Lengths({10: 5, 5000: 3}, 1024))._repr_html_()
-    assert "3 of 8 are longer than the limit of 1,024 (37.5%)" in html
-    assert html.count("<tr>") == len(Lengths({10: 5, 5000: 3}, 1024).bins())
-
-
 def test_the_lengths_are_drawn_as_png(look, tmp_path):
     look("a>b", "ab>cdefghij", stages=[{"teach": {}}, {"steps": {}}]).draw_lengths(tmp_path / "new" / "lengths.png")
     assert (tmp_path / "new" / "lengths.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["lengths.png"]
-
-
-@pytest.mark.parametrize("counts", [{}, {7: 1}, {1: 100, 2: 3, 90_000: 1}])
-def test_a_picture_is_drawn_of_any_lengths(counts, tmp_path):
-    assert draw_lengths([("sft", Lengths(counts, 1024))], tmp_path / "a.png").exists()
-
-
-def test_without_matplotlib_the_picture_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)  # importing it fails
-    with pytest.raises(TunekitError, match="pip install matplotlib"):
-        draw_lengths([("sft", Lengths({1: 1}))], tmp_path / "a.png")
 
 
 def test_places_are_told_in_few_words():
@@ -302,61 +221,6 @@ def test_a_pair_is_shown_once_where_it_is_the_same_and_tells_what_differs(look):
 def test_a_label_is_told(look):
     report = look("+a>b", "-a>b", "a>b")
     assert [item.facts for item in report.show(3).items] == [("labelled good",), ("labelled bad",), ()]
-
-
-def test_a_long_row_is_cut_in_the_middle_and_says_by_how_much():
-    found = shown([65] * 1000, [0.0] * 500 + [1.0] * 500, most=100)
-    assert "… 900 tokens not shown, 450 of them supervised …" in printed(found, no_color=True)
-    assert "900 tokens not shown" in found._repr_html_()
-
-
-def test_markup_and_html_in_a_text_stay_text():
-    tokenizer = tiny_tokenizer()
-    ids = tokenizer.encode("[bold]a[/bold] <b>&amp; [/nonsense]")
-    found = shown(ids, [1.0] * len(ids))
-    text = printed(found, 200, no_color=True).replace("│", "").replace("⟦", "").replace("⟧", "")
-    assert "[bold]a[/bold] <b>&amp; [/nonsense]" in text
-    assert "<b>" not in found._repr_html_().replace("<b style", "")
-    assert "&lt;" in found._repr_html_()
-
-
-def test_characters_that_cannot_be_seen_are_marked():
-    ids = tiny_tokenizer().encode("a\tb\x1b[31m\u202e\n")
-    visible = "".join(piece.visible for piece in pieces_of(tiny_tokenizer(), ids, [1.0] * len(ids)))
-    assert visible == "a⇥b␛[31m\\u202e⏎\n"
-    assert "\x1b[31m" not in printed(shown(ids, [1.0] * len(ids)), no_color=True)
-
-
-def test_bytes_are_joined_until_they_are_a_character():
-    tokenizer = tiny_tokenizer()
-    ids = tokenizer.encode("é漢👩")
-    assert len(ids) == 2 + 3 + 4
-    pieces = list(pieces_of(tokenizer, ids, [0.0] * 5 + [1.0] * 4))
-    assert [(piece.text, len(piece.ids)) for piece in pieces] == [("é", 2), ("漢", 3), ("👩", 4)]
-    assert str(pieces[2]) == f"tokens 6 to 9: ids {', '.join(map(str, ids[5:]))}, weight 1"
-
-
-def test_special_tokens_are_told_from_the_same_text():
-    tokenizer = tiny_tokenizer()
-    written = tokenizer.encode("<|im_end|>", split_special_tokens=True)
-    pieces = list(pieces_of(tokenizer, [tokenizer.eos_token_id, *written], [0.0] * (1 + len(written))))
-    assert (pieces[0].text, pieces[0].special) == ("<|im_end|>", True)
-    assert "".join(piece.text for piece in pieces[1:]) == "<|im_end|>"
-    assert not any(piece.special for piece in pieces[1:])
-
-
-def test_the_first_token_is_never_a_target():
-    assert [piece.weight for piece in pieces_of(tiny_tokenizer(), [65, 66], [1.0, 1.0])] == [0.0, 1.0]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd")))
-def test_pieces_are_the_whole_text(text):
-    tokenizer = tiny_tokenizer()
-    ids = tokenizer.encode(text)
-    pieces = list(pieces_of(tokenizer, ids, [1.0] * len(ids)))
-    assert "".join(piece.text for piece in pieces) == text
-    assert [number for piece in pieces for number in piece.ids] == ids
 
 
 def test_a_run_shows_the_account_of_its_data(world, tmp_path):

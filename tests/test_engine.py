@@ -67,6 +67,16 @@ def test_the_record_holds_what_is_needed_to_repeat_and_explain(world, tmp_path):
     assert run.results["steps"]["loss"] == 1 / 3
 
 
+def test_stages_of_one_name_keep_accounts_of_their_own(world, tmp_path):
+    second = {"steps": {"data": [{"text": "c"}]}}
+    run = Pipeline("m", [{"text": "a"}, {"text": "b"}], stages=["steps", second]).run(tmp_path / "run")
+    kept = {
+        name: sum(account["kept"] for account in stage.values())
+        for name, stage in read(run.folder, "data.json").items()
+    }
+    assert kept == {"steps-1": 2, "steps-2": 1}
+
+
 def test_a_bad_row_stops_the_run_before_the_model_is_loaded(world, tmp_path):
     with pytest.raises(errors.DataError, match="row 2"):
         pipeline(data=[{"text": "a"}, {"text": ""}]).run(tmp_path / "run")

@@ -103,10 +103,15 @@ class _Engine:
         prepared: Prepared = self.calls.one(
             stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=self._stage(stage)
         )
-        self.record.data(stage.name, prepared.account)
+        self.record.data(self._named(stage), prepared.account)
         if not stage.mixing.streaming:
             prepared.account.stop_on_problems()
         return prepared
+
+    def _named(self, stage: StagePlan) -> str:
+        """The stage's name, with its number from 1 where several have that name."""
+        alike = [each for each in self.plan.stages if each.name == stage.name]
+        return stage.name if len(alike) == 1 else f"{stage.name}-{stage.index + 1}"
 
     def _open(self, tokenizer: Any, reports: dict[str, Report]) -> ModelBundle:
         """Load the model as the last finished stage left it, or as the recipe names it."""
@@ -125,7 +130,7 @@ class _Engine:
         result: StageResult = self.calls.one(
             stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
         )
-        self.record.data(stage.name, data.account)
+        self.record.data(self._named(stage), data.account)
         self.record.finish_stage(stage.index, stage.name, result)
         self._note_memory(result)
         return result

@@ -160,7 +160,7 @@ class _Seen:
 def _said(example: Example) -> int:
     turns = (*example.messages, *example.chosen, *example.rejected)
     told = ((turn.role, turn.content, turn.thinking, repr(turn.tool_calls or "")) for turn in turns)
-    return hash((example.text, example.label, *told))
+    return hash((example.text, example.label, repr(example.tools or ""), *told))
 
 
 def _recognise(calls: Calls, rows: Rows) -> PlannedPlugin:

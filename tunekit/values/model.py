@@ -59,7 +59,9 @@ class ModelBundle:
 
     `model` is a `torch.nn.Module` with the transformers calling convention, `tokenizer` a transformers tokenizer.
     `saved_adapter` is a folder with a trained adapter: `tunekit_attach_adapter` loads it instead of making a new one.
-    `adapter` names the plugin that decided what trains; None means that all weights train.
+    `adapter` names the plugin that decided what trains; None means that all weights train. `save` writes what trained
+    of a model into a folder from which that plugin loads it again; None means that the model's own `save_pretrained`
+    does.
     """
 
     model: Any
@@ -69,6 +71,7 @@ class ModelBundle:
     quantization: Quantization | None = None
     saved_adapter: Path | None = None
     adapter: str | None = None
+    save: Callable[[Any, Path], None] | None = None
 
     def with_model(self, model: Any, **changes: Any) -> ModelBundle:
         """Return a copy that holds another model object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .cross_entropy import token_log_probs_
 from .forward import Forward
+from .heads import NAME as VALUE_HEAD
 from .heads import HeadStart, TrainedHead
 from .layout import Layout
 from .objective import Need
@@ -76,6 +78,11 @@ class SequenceValues(Need[Tensor]):
         """The last tokens."""
         return layout.ends
 
+    @property
+    def source_key(self) -> Hashable:
+        """A model has one value head."""
+        return VALUE_HEAD
+
     def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
         """Give the model its head."""
         return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
@@ -89,7 +96,7 @@ class SequenceValues(Need[Tensor]):
 class TokenValues(Need[Tensor]):
     """The value at every supervised position, fp32 [supervised]: of what stands before each supervised token.
 
-    Otherwise as `SequenceValues`; both use the one head that a model has.
+    Otherwise as `SequenceValues`. Both use the one head that a model has: give them the same options.
     """
 
     start: HeadStart = "zeros"
@@ -98,6 +105,11 @@ class TokenValues(Need[Tensor]):
     def hidden_at(self, layout: Layout) -> Tensor:
         """The supervised positions."""
         return layout.positions
+
+    @property
+    def source_key(self) -> Hashable:
+        """A model has one value head."""
+        return VALUE_HEAD
 
     def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
         """Give the model its head."""

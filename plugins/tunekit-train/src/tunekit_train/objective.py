@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -73,6 +73,11 @@ class Need(ABC, Generic[Value]):
     def hidden_at(self, layout: Layout) -> Tensor | None:
         """Where `provide` will ask once for hidden states; None: nowhere."""
         return None
+
+    @property
+    def source_key(self) -> Hashable:
+        """Needs of one key share what the first of them prepares."""
+        return self
 
     def prepare(self, job: Job, checkpoint: Path | None) -> Source:
         """Make ready for a stage, before its first step: the model is as the stage found it.

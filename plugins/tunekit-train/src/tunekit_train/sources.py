@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from .forward import Forward
 from .job import Job
-from .objective import Batch, Provided
+from .objective import Batch, Provided, Source
 
 
 class Sources:
@@ -18,7 +18,11 @@ class Sources:
 
     def __init__(self, job: Job, checkpoint: Path | None) -> None:
         self.strategy, self.needs = job.strategy, job.objective.needs
-        self._prepared = {need: need.prepare(job, checkpoint) for need in self.needs}
+        self._by_key: dict[Hashable, Source] = {}
+        for need in self.needs:
+            if need.source_key not in self._by_key:
+                self._by_key[need.source_key] = need.prepare(job, checkpoint)
+        self._prepared = {need: self._by_key[need.source_key] for need in self.needs}
 
     def provide(self, model: Any, batch: Batch, device: torch.device) -> Provided:
         """Work out all needs for one batch."""
@@ -27,14 +31,14 @@ class Sources:
 
     def facts(self) -> Mapping[str, Any]:
         """What the record keeps of them."""
-        return {name: fact for source in self._prepared.values() for name, fact in source.facts().items()}
+        return {name: fact for source in self._by_key.values() for name, fact in source.facts().items()}
 
     def save(self, folder: Path) -> None:
         """Write what they need to go on into a checkpoint that is being made."""
-        for source in self._prepared.values():
+        for source in self._by_key.values():
             source.save(folder)
 
     def close(self) -> None:
         """The last step is done."""
-        for source in self._prepared.values():
+        for source in self._by_key.values():
             source.close()

@@ -328,6 +328,19 @@ def test_encode_all_is_lazy_and_keeps_the_order(bytes_tokenizer: Any) -> None:
     assert [item.sequences[0].row for item in items] == list(range(1, 3 * BATCH))
 
 
+def test_encode_all_gives_what_encode_gives_batch_by_batch(bytes_tokenizer: Any) -> None:
+    kinds = [TWO, Example(2, "d", text="doc"), talk(("user", "<|im_end|>"), ("assistant", "b")), talk(("user", "no"))]
+    examples = [replace(kinds[row % 4], row=row) for row in range(BATCH + 10)]
+    account, other = Account(), Account()
+    streamed = list(Encoder(bytes_tokenizer, Rules(max_length=40)).encode_all(examples, account))
+    at_once = Encoder(bytes_tokenizer, Rules(max_length=40)).encode(examples, other)
+    sequences = [item.sequences[0] for items in at_once for item in items]
+    assert [(found.row, list(found.ids)) for found in sequences] == [
+        (item.sequences[0].row, list(item.sequences[0].ids)) for item in streamed
+    ]
+    assert account.to_mapping() == other.to_mapping()
+
+
 def test_more_shapes_than_frames_are_kept_change_nothing(bytes_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "FRAMES", 2)
     shapes = [talk(*TWO.messages[:2], *TWO.messages[: 2 * count]) for count in (0, 1, 2, 0, 2)]

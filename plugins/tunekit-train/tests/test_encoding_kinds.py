@@ -28,6 +28,9 @@ from tunekit_train.encoding.testing import (
     with_template,
 )
 
+LETTERS = st.characters(exclude_categories=["Co", "Cs"])
+"""Any characters but private ones and halves of pairs."""
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
@@ -220,7 +223,7 @@ def test_special_tokens_in_thinking_stay_text(tokenizer: Any) -> None:
     assert trained(found, tokenizer) == ["<think>\nx<|im_end|>y\n</think>\n\na<|im_end|>"]
 
 
-@given(thought=st.text(min_size=1, max_size=30), answer=st.text(max_size=30))
+@given(thought=st.text(LETTERS, min_size=1, max_size=30), answer=st.text(LETTERS, max_size=30))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_masked_thinking_is_never_trained_and_the_answer_always_is(tokenizer: Any, thought: str, answer: str) -> None:
     example = talk(("user", "q"), Message("assistant", answer, thinking=thought))
@@ -424,7 +427,7 @@ def test_a_format_that_refuses_leaves_the_row_out_with_its_words(tokenizer: Any)
         sequence(CALLING, tokenizer, Refuses())
 
 
-SAID = st.text(st.characters(exclude_categories=["Co", "Cs"]), max_size=20) | st.sampled_from(
+SAID = st.text(LETTERS, max_size=20) | st.sampled_from(
     ["<|im_end|>", "x <|im_start|>assistant\nno", "<think>", "</s>", "", "\n", " a "]
 )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -19,11 +20,11 @@ from .fences import Fences
 from .fingerprint import fingerprint
 from .fitting import Fit, Fitter, Strip, share_prompt
 from .frames import Frames
-from .pages import Page, Pages
+from .pages import Draft, Page, Pages
 from .rules import Rules
-from .talks import Talks
+from .talks import Talk, Talks
 from .template import Template
-from .tokens import Codec, Ids
+from .tokens import Codec, Ids, Tokens
 
 Made = TypeVar("Made")
 BATCH = 512
@@ -50,11 +51,20 @@ class Encoder:
         return fingerprint(self.tokenizer, self.rules, self.tool_format)
 
     def encode_all(self, examples: Iterable[Example], account: Account) -> Iterator[Item]:
-        """The items of examples one after the other, as they are asked for; see `encode`."""
+        """The items of examples one after the other, as they are asked for; see `encode`.
+
+        One batch is tokenised, without holding up Python, while the next one is read and the one before is given.
+        """
         remaining = iter(examples)
-        while batch := list(islice(remaining, BATCH)):
-            for items in self.encode(batch, account):
-                yield from items
+        with ThreadPoolExecutor(1) as tokenising:
+            waiting: list[tuple[_Work, Future[_Tokenised]]] = []
+            while batch := list(islice(remaining, BATCH)):
+                work = self._begin(batch)
+                waiting.append((work, tokenising.submit(self._tokenise, work)))
+                if len(waiting) > 1:
+                    yield from self._given(*waiting.pop(0), account)
+            for work, tokens in waiting:
+                yield from self._given(work, tokens, account)
 
     def encode(self, examples: Sequence[Example], account: Account) -> list[list[Item]]:
         """The items of each example; none where it is left out or dropped, which `account` then says.
@@ -62,8 +72,13 @@ class Encoder:
         Raises DataError for what is wrong with all rows: conversations and no chat template, or a tokenizer that does
         not tell which characters a token covers.
         """
-        fits: list[Fit | faults.Fault | None] = [None] * len(examples)
-        self._documents(examples, fits)
+        work = self._begin(examples)
+        return self._finish(work, self._tokenise(work), account)
+
+    def _begin(self, examples: Sequence[Example]) -> _Work:
+        """What comes before the tokens."""
+        documents = [place for place, example in enumerate(examples) if example.text is not None]
+        work = _Work(examples, documents)
         for with_tools in (False, True):
             chosen = [
                 place
@@ -71,20 +86,57 @@ class Encoder:
                 if example.text is None and bool(example.tools) is with_tools
             ]
             if chosen:
-                found = self._writer(with_tools).fits([examples[place] for place in chosen])
-                for place, fit in zip(chosen, found, strict=True):
-                    fits[place] = fit
-        return [_settle(example, fit, account) for example, fit in zip(examples, fits, strict=True) if fit is not None]
+                work.shares.append(self._writer(with_tools).begin(chosen, [examples[place] for place in chosen]))
+        return work
 
-    def _documents(self, examples: Sequence[Example], fits: list[Fit | faults.Fault | None]) -> None:
-        texts = [(place, example.text) for place, example in enumerate(examples) if example.text is not None]
-        for (place, _), ids in zip(texts, self._codec.documents([text for _, text in texts]), strict=True):
-            fits[place] = _document(ids, self.rules)
+    def _tokenise(self, work: _Work) -> _Tokenised:
+        texts = [work.examples[place].text or "" for place in work.documents]
+        return self._codec.documents(texts), [self._codec.encode(share.texts) for share in work.shares]
+
+    def _finish(self, work: _Work, tokenised: _Tokenised, account: Account) -> list[list[Item]]:
+        """What comes after the tokens."""
+        documents, shares = tokenised
+        fits = {place: _document(ids, self.rules) for place, ids in zip(work.documents, documents, strict=True)}
+        for share, tokens in zip(work.shares, shares, strict=True):
+            examples = [work.examples[place] for place in share.places]
+            fits.update(zip(share.places, share.writer.finish(share, examples, tokens), strict=True))
+        return [_settle(example, fits[place], account) for place, example in enumerate(work.examples)]
+
+    def _given(self, work: _Work, tokens: Future[_Tokenised], account: Account) -> Iterator[Item]:
+        for items in self._finish(work, tokens.result(), account):
+            yield from items
 
     def _writer(self, with_tools: bool) -> _Writer:
         if with_tools not in self._writers:
             self._writers[with_tools] = _Writer.of(self, self._codec, with_tools)
         return self._writers[with_tools]
+
+
+@dataclass(slots=True)
+class _Share:
+    """The conversations of a batch that one writer encodes: `places` of their examples, and drafts of their talks."""
+
+    writer: _Writer
+    places: list[int]
+    talks: list[list[Talk] | faults.Fault]
+    drafts: list[Draft | faults.Fault]
+
+    @property
+    def texts(self) -> list[str]:
+        """What is to be tokenised as it is."""
+        return [draft.text for draft in self.drafts if isinstance(draft, Draft) and not draft.fenced]
+
+
+@dataclass(slots=True)
+class _Work:
+    """A batch before its texts are tokenised: the places of its documents, and the shares of the writers."""
+
+    examples: Sequence[Example]
+    documents: list[int]
+    shares: list[_Share] = field(default_factory=list)
+
+
+_Tokenised = tuple[list[Ids], list[list[Tokens]]]
 
 
 @dataclass(frozen=True)
@@ -108,22 +160,32 @@ class _Writer:
         masks = encoder.rules.thinking == "mask"
         return cls(encoder.rules, talks, Pages(Frames(template, fences, masks), codec))
 
-    def fits(self, examples: Sequence[Example]) -> list[Fit | faults.Fault]:
+    def begin(self, places: list[int], examples: Sequence[Example]) -> _Share:
+        """Draft the talks of examples."""
+        talks = [_attempt(self.talks.make, example) for example in examples]
+        drafts = self.pages.draft([talk for made in talks if isinstance(made, list) for talk in made])
+        return _Share(self, places, talks, drafts)
+
+    def finish(self, share: _Share, examples: Sequence[Example], tokens: list[Tokens]) -> list[Fit | faults.Fault]:
         """What becomes of each example."""
-        made = [_attempt(self.talks.make, example) for example in examples]
-        pages = iter(self.pages.make_all([talk for talks in made if isinstance(talks, list) for talk in talks]))
+        drafts, remaining = iter(share.drafts), iter(tokens)
         found: list[Fit | faults.Fault] = []
-        for example, talks in zip(examples, made, strict=True):
+        for example, talks in zip(examples, share.talks, strict=True):
             if isinstance(talks, faults.Fault):
                 found.append(talks)
                 continue
-            own = list(islice(pages, len(talks)))
-            fault = next((page for page in own if isinstance(page, faults.Fault)), None)
-            whole = [page for page in own if isinstance(page, Page)]
-            found.append(_attempt(self._fit, example, whole) if fault is None else fault)
+            own = list(islice(drafts, len(talks)))
+            plain = [isinstance(draft, Draft) and not draft.fenced for draft in own]
+            given = [next(remaining) if asked else None for asked in plain]
+            found.append(_attempt(self._fit, example, own, given))
         return found
 
-    def _fit(self, example: Example, pages: list[Page]) -> Fit:
+    def _fit(self, example: Example, drafts: list[Draft | faults.Fault], tokens: list[Tokens | None]) -> Fit:
+        pages = []
+        for draft, found in zip(drafts, tokens, strict=True):
+            if isinstance(draft, faults.Fault):
+                raise draft
+            pages.append(self.pages.page(draft, found))
         return self._pair(pages) if len(pages) > 1 else self._conversation(example, pages[0])
 
     def _conversation(self, example: Example, page: Page) -> Fit:

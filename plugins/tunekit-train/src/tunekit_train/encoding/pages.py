@@ -18,28 +18,44 @@ from .turns import Placed, WeightedSpan
 
 
 @dataclass(slots=True)
-class Page:
-    """A talk as tokens; `spans` are the characters of its text that weigh otherwise than the rest."""
+class Draft:
+    """A talk rendered, and its spans; `fenced` where its text is to be tokenised piece by piece."""
 
     talk: Talk
     placed: Placed
     spans: list[WeightedSpan]
+    fenced: bool
+
+    @property
+    def text(self) -> str:
+        """The rendered text."""
+        return self.placed.text
+
+
+@dataclass(slots=True)
+class Page:
+    """A draft as tokens, with a weight on each."""
+
+    draft: Draft
     tokens: Tokens
     weights: Weights
 
     def __len__(self) -> int:
         return len(self.tokens.ids)
 
+    @property
+    def talk(self) -> Talk:
+        """What is said on it."""
+        return self.draft.talk
 
-@dataclass(slots=True)
-class _Draft:
-    talk: Talk
-    placed: Placed
-    spans: list[WeightedSpan]
+    @property
+    def placed(self) -> Placed:
+        """Where that stands in the text."""
+        return self.draft.placed
 
 
 class Pages:
-    """Makes pages of talks."""
+    """Makes pages of talks: drafts first, whose texts are tokenised many at once, and pages of both."""
 
     def __init__(self, frames: Frames, codec: Codec) -> None:
         self.frames = frames
@@ -47,51 +63,13 @@ class Pages:
 
     def make(self, talk: Talk) -> Page:
         """Make one page. Raises Fault."""
-        (page,) = self.make_all([talk])
-        if isinstance(page, faults.Fault):
-            raise page
-        return page
+        (draft,) = self.draft([talk])
+        if isinstance(draft, faults.Fault):
+            raise draft
+        return self.page(draft, None if draft.fenced else self.codec.encode([draft.text])[0])
 
-    def make_all(self, talks: Sequence[Talk]) -> list[Page | faults.Fault]:
-        """A page for each talk, or why there is none."""
-        drafts = self._drafts(talks)
-        found: list[Page | faults.Fault | None] = [
-            draft if isinstance(draft, faults.Fault) else None for draft in drafts
-        ]
-        waiting: list[tuple[int, _Draft]] = []
-        for place, draft in enumerate(drafts):
-            if isinstance(draft, _Draft):
-                try:
-                    if fenced(draft.placed.text):
-                        found[place] = self._page(draft, self.codec.encode_pieces(draft.placed.text))
-                    else:
-                        waiting.append((place, draft))
-                except faults.Fault as fault:
-                    found[place] = fault
-        encoded = self.codec.encode([draft.placed.text for _, draft in waiting])
-        for (place, draft), tokens in zip(waiting, encoded, strict=True):
-            try:
-                found[place] = self._page(draft, tokens)
-            except faults.Fault as fault:
-                found[place] = fault
-        return [page for page in found if page is not None]
-
-    def again(self, page: Page, place: int) -> Page:
-        """The page tokenised so that no token reaches across a place of its text. Raises Fault."""
-        draft = _Draft(page.talk, page.placed, page.spans)
-        return self._page(draft, self.codec.encode_pieces(page.placed.text, (place,)))
-
-    def _page(self, draft: _Draft, tokens: Tokens) -> Page:
-        begin = self.codec.tokenizer.bos_token_id
-        if begin is not None and len(tokens) > 1 and tokens.ids[0] == begin == tokens.ids[1]:
-            raise faults.doubled_start(self.codec.tokenizer.bos_token)
-        weights = np.full(len(tokens), draft.talk.rest, dtype=np.float32)
-        for start, end, weight in draft.spans:
-            weights[tokens.first(start) : tokens.last(end)] = weight
-        weights[:1] = 0
-        return Page(draft.talk, draft.placed, draft.spans, tokens, weights)
-
-    def _drafts(self, talks: Sequence[Talk]) -> list[_Draft | faults.Fault]:
+    def draft(self, talks: Sequence[Talk]) -> list[Draft | faults.Fault]:
+        """A draft of each talk, or why there is none."""
         scripts = [self.frames.script(talk) for talk in talks]
         texts = iter(self._rendered([script for script in scripts if _is_plain(script)]))
         return [
@@ -99,12 +77,28 @@ class Pages:
             for talk, script in zip(talks, scripts, strict=True)
         ]
 
-    def _draft(self, talk: Talk, script: Script, text: str | None) -> _Draft | faults.Fault:
+    def page(self, draft: Draft, tokens: Tokens | None, breaks: tuple[int, ...] = ()) -> Page:
+        """Weigh the tokens of a draft, or those of its pieces, which end at `breaks` too. Raises Fault."""
+        tokens = self.codec.encode_pieces(draft.text, breaks) if tokens is None else tokens
+        begin = self.codec.tokenizer.bos_token_id
+        if begin is not None and len(tokens) > 1 and tokens.ids[0] == begin == tokens.ids[1]:
+            raise faults.doubled_start(self.codec.tokenizer.bos_token)
+        weights = np.full(len(tokens), draft.talk.rest, dtype=np.float32)
+        for start, end, weight in draft.spans:
+            weights[tokens.first(start) : tokens.last(end)] = weight
+        weights[:1] = 0
+        return Page(draft, tokens, weights)
+
+    def again(self, page: Page, place: int) -> Page:
+        """The page tokenised so that no token reaches across a place of its text. Raises Fault."""
+        return self.page(page.draft, None, (place,))
+
+    def _draft(self, talk: Talk, script: Script, text: str | None) -> Draft | faults.Fault:
         try:
             if text is None:
                 script, text = self.frames.render(script)
             placed = self.frames.place(script, text)
-            return _Draft(talk, placed, supervise(talk, placed))
+            return Draft(talk, placed, supervise(talk, placed), fenced(text))
         except faults.Fault as fault:
             return fault
 

@@ -122,7 +122,9 @@ def test_weights_take_little_room(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in (tmp_path / "store").iterdir()) < 5 * 200_000
 
 
-@pytest.mark.parametrize("harm", ["shortened", "missing", "no manifest", "half a manifest", "another version"])
+@pytest.mark.parametrize(
+    "harm", ["shortened", "missing", "no manifest", "half a manifest", "another version", "another account"]
+)
 def test_a_damaged_folder_is_told_from_a_whole_one(harm: str, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     written(folder, random_items(4))
@@ -136,7 +138,8 @@ def test_a_damaged_folder_is_told_from_a_whole_one(harm: str, tmp_path: Path) ->
     elif harm == "half a manifest":
         manifest.write_text(manifest.read_text()[:30])
     else:
-        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 0}))
+        other = {"version": 0} if harm == "another version" else {"account": {"rows.json": {"lines": 4}}}
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **other}))
     with pytest.raises(DamagedStoreError):
         StoredItems(folder)
 

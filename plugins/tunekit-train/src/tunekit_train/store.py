@@ -146,9 +146,12 @@ class StoredItems(IndexedItems):
     def __init__(self, folder: Path, mixing: Mixing | None = None, closing: ExitStack | None = None) -> None:
         self.folder, self.mixing = folder, mixing or Mixing()
         manifest = _read_manifest(folder)
-        self.account = Account.from_mapping(manifest["account"])
-        self.fingerprint: str = manifest["fingerprint"]
-        self._whereabouts = Whereabouts(manifest["texts"])
+        try:
+            self.account = Account.from_mapping(manifest["account"])
+            self.fingerprint: str = manifest["fingerprint"]
+            self._whereabouts = Whereabouts(manifest["texts"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedStoreError(f"the manifest of {folder} cannot be read: {error!r}") from error
         self._count: int = manifest["bytes"]["items"] // ITEMS.itemsize
         closing = closing or ExitStack()
         self._files = {name: FlatFile(closing.enter_context(FileIO(folder / name)), FILES[name]) for name in FILES}

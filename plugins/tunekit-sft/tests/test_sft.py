@@ -12,7 +12,7 @@ import torch
 from tunekit.errors import DataError
 from tunekit.values import Event, Example, Examples, Message, StageResult
 from tunekit_sft import Sft
-from tunekit_sft.objective import TokenCrossEntropy
+from tunekit_sft.objective import TokenLoss
 from tunekit_train import Batch, Provided, TokenLogProbs, TokenScores
 from tunekit_train.testing import bundle, context, random_items, tiny_llama, tiny_tokenizer
 
@@ -117,10 +117,10 @@ def test_the_objective_is_the_weighted_cross_entropy() -> None:
     weights = torch.tensor([weight for each in batch.sequences for weight in each.weights if weight])
     log_probs = -torch.rand(len(weights))
     scores = TokenScores(log_probs, weights, torch.zeros(len(weights), dtype=torch.long))
-    objective = TokenCrossEntropy()
+    objective = TokenLoss()
     mean = objective.sums(batch, Provided({TokenLogProbs(): scores})).loss / objective.weight(batch)
     assert float(mean) == pytest.approx(sum(-w * p for w, p in zip(weights, log_probs, strict=True)) / sum(weights))
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
-    assert TokenCrossEntropy().summary({"loss": 1e4})["perplexity"] == math.inf
+    assert TokenLoss().summary({"loss": 1e4})["perplexity"] == math.inf

@@ -1,24 +1,18 @@
-"""Supervised fine-tuning: the model learns to say what the answers in the data say."""
+"""Supervised fine-tuning, where the model learns to answer as the data does, and training on plain documents."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from tunekit.hooks import hookimpl
+from tunekit.values import Examples, Kind, Prepared, StageContext
+from tunekit_train import Objective, Stage
 
-from tunekit_train import ConversationConfig, Objective, Stage
+from .options import PretrainConfig, SftConfig
 
 if TYPE_CHECKING:
     from tunekit_train import Rules
-
-
-class SftConfig(ConversationConfig):
-    """Options of supervised fine-tuning, besides those of every stage."""
-
-    supervise: Literal["assistant", "last", "all"] = Field(
-        "assistant", description="tokens with a loss: every assistant turn, the last one only, or all tokens"
-    )
 
 
 class Sft(Stage[SftConfig]):
@@ -27,14 +21,36 @@ class Sft(Stage[SftConfig]):
     provides = frozenset({"stage.sft"})
 
     def objective(self) -> Objective:
-        """Cross-entropy over the supervised tokens."""
-        from .objective import TokenCrossEntropy
+        """The loss that `loss` names, over the supervised tokens."""
+        from .objective import TokenLoss
 
-        return TokenCrossEntropy()
+        options = self.config
+        return TokenLoss(options.loss, options.label_smoothing, options.token_accuracy)
 
     def rules(self) -> Rules:
         """A loss on the answers that `supervise` names."""
         return replace(super().rules(), supervise=self.config.supervise)
 
 
-__all__ = ["Sft", "SftConfig"]
+class Pretrain(Stage[PretrainConfig]):
+    """Training on documents laid end to end and cut into blocks of one size."""
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"text"})
+    provides = frozenset({"stage.pretrain"})
+
+    def objective(self) -> Objective:
+        """Cross-entropy, with perplexity."""
+        from .objective import TokenLoss
+
+        return TokenLoss()
+
+    @hookimpl
+    def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+        """Encode whole documents, and make blocks of them."""
+        from .preparing import prepare_blocks
+
+        options = self.config
+        return prepare_blocks(data, tokenizer, options.block_size, options.cross_documents, self.kinds, context)
+
+
+__all__ = ["Pretrain", "PretrainConfig", "Sft", "SftConfig"]

@@ -6,9 +6,11 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -188,6 +190,20 @@ def test_a_second_ctrl_c_stops_at_once(run_training: Callable[..., Any]) -> None
 
 def test_a_run_that_may_resume_but_has_no_checkpoint_starts_at_the_start(run_training: Callable[..., Any]) -> None:
     assert run_training(resume=True).steps("started") == [0]
+
+
+def test_ids_and_weights_may_be_arrays_and_give_the_same_numbers(run_training: Callable[..., Any]) -> None:
+    def with_arrays(item: Item) -> Item:
+        (sequence,) = item.sequences
+        ids, weights = np.array(sequence.ids, np.int32), np.array(sequence.weights, np.float32)
+        return Item((replace(sequence, ids=ids, weights=weights),))  # type: ignore[arg-type]
+
+    options = {"steps": 4, "checkpoint": {"every": 2}, "evaluate": {"share": 0.2}}
+    plain = run_training(items=random_items(12), **options)
+    arrays = run_training(items=[with_arrays(item) for item in random_items(12)], **options)
+    assert arrays.steps("saved") == [2]
+    assert arrays.values("loss") == plain.values("loss")
+    assert arrays.result.metrics["eval_loss"] == plain.result.metrics["eval_loss"]
 
 
 def test_too_few_examples_are_refused(run_training: Callable[..., Any]) -> None:

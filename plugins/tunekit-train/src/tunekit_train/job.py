@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .forward import Strategy
 from .heads import NAME as VALUE_HEAD
 from .items import IndexedItems, Indices, Items, Selection
-from .objective import Objective
+from .objective import Batch, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
 from .streaming import StreamedItems
@@ -149,6 +149,10 @@ class Job:
         return self.context.calls.own(
             "tunekit_optimizer", bundle=self.bundle, named_parameters=named, settings=settings, context=self.context
         )
+
+    def weight(self, batch: Batch) -> float:
+        """The batch's weight in the mean, a plain number even where loss weights are arrays: checkpoints hold it."""
+        return float(self.objective.weight(batch))
 
     def step_metrics(self, window: Tally, logs: dict[str, float]) -> dict[str, float]:
         """What is told of the steps since the last entry."""

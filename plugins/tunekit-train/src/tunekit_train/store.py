@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import weakref
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -97,15 +96,13 @@ class _Writer:
     def add(self, items: list[Item]) -> None:
         """Append a block."""
         sequences = [sequence for item in items for sequence in item.sequences]
-        ids, weights = array("i"), array("d")
-        for sequence in sequences:
-            ids.fromlist(_list(sequence.ids))
-            weights.fromlist(_list(sequence.weights))
+        ids = np.concatenate([np.empty(0, IDS), *(np.asarray(sequence.ids, IDS) for sequence in sequences)])
+        weights = np.concatenate([np.empty(0), *(np.asarray(sequence.weights, np.float64) for sequence in sequences)])
         assert len(ids) == len(weights), "each token has one weight"
         lengths = np.fromiter((len(sequence.ids) for sequence in sequences), np.int64, len(sequences))
-        spans, span_counts = _spans(np.asarray(weights), lengths)
+        spans, span_counts = _spans(weights, lengths)
         self.files["sequences"].write(self._sequence_records(sequences, lengths, span_counts).tobytes())
-        for name, records in {"items": self._item_records(items), "ids": np.asarray(ids, IDS), "spans": spans}.items():
+        for name, records in {"items": self._item_records(items), "ids": ids, "spans": spans}.items():
             written = records.tobytes()
             self.files[name].write(written)
             self.digest.update(written)
@@ -220,10 +217,6 @@ def _flush(file: BinaryIO) -> int:
     file.flush()
     os.fsync(file.fileno())
     return file.tell()
-
-
-def _list(values: Any) -> list[Any]:
-    return values if type(values) is list else values.tolist() if isinstance(values, np.ndarray) else list(values)
 
 
 def _starts(counts: Indices) -> Indices:

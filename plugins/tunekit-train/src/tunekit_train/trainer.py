@@ -59,7 +59,7 @@ class EngineTrainer(Trainer):
         """Fetch the micro-batches of one step, and their total weight before the first backward."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.position = samples[-1].get("position", self.position)
-        weight = sum(self.job.objective.weight(sample["batch"]) for sample in samples)
+        weight = sum(self.job.weight(sample["batch"]) for sample in samples)
         self._step_started = time.perf_counter()
         return samples, self._over_processes(weight)
 
@@ -72,7 +72,7 @@ class EngineTrainer(Trainer):
         if not torch.isfinite(sums.loss):
             raise self.job.diverged("the loss", self.state.global_step + 1)
         for tally in (self.step, self.window):
-            tally.add(batch, self.job.objective.weight(batch), sums)
+            tally.add(batch, self.job.weight(batch), sums)
         # Gradients are averaged over processes, so each contributes its sum times their number.
         loss = sums.loss * (self.accelerator.num_processes / (num_items_in_batch or 1.0))
         return (loss, sums) if return_outputs else loss
@@ -107,7 +107,7 @@ class EngineTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in dataloader:
                 batch = inputs["batch"]
-                tally.add(batch, self.job.objective.weight(batch), self.sums(model, batch))
+                tally.add(batch, self.job.weight(batch), self.sums(model, batch))
         means = self.job.objective.summary(tally.means)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         nothing: Any = None  # predictions and labels are not kept: only sums leave the loop

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tunekit.errors import DataError
 from tunekit.values import Example, Message, ToolCall
+from tunekit_train.encoding.frames import Frame
 from tunekit_train.encoding.testing import (
     CHATML,
     byte_tokenizer,
@@ -445,3 +446,23 @@ def test_ids_are_those_of_sanitised_chats_whatever_is_said(name: str, said: list
         return
     expected = tokenizer.apply_chat_template(dicts(talk(*turns).messages), sanitize_control_tokens=True)
     assert list(items[0].sequences[0].ids) == expected["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama3_1", "gemma3", "glm4moe", "gptoss", "lfm2_2_5"])
+@given(
+    said=st.lists(SAID | st.sampled_from(["\n\n", " \n x \n "]), min_size=2, max_size=6),
+    rule=st.sampled_from(["keep", "mask"]),
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+def test_turns_found_by_frame_are_those_found_by_probing_each_message(name: str, said: list[str], rule: str) -> None:
+    tokenizer = published(name)
+    turns = [
+        Message("assistant", text, thinking="ah") if index % 2 else Message("user", text)
+        for index, text in enumerate(said[: len(said) // 2 * 2])
+    ]
+    framed, account = encode(talk(*turns), tokenizer, thinking=rule)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Frame, "fit", lambda self, text, messages: None)
+        probed, other = encode(talk(*turns), tokenizer, thinking=rule)
+    assert account.to_mapping() == other.to_mapping()
+    assert [list(item.sequences[0].weights) for item in framed] == [list(item.sequences[0].weights) for item in probed]

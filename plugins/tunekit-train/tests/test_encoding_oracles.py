@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +98,7 @@ def _texts(found: Any, tokenizer: Any) -> str:
 # TRL.
 
 
-class _Messages:
+class _Trainer:
     """What TRL's preparation asks of its trainer."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -116,9 +115,7 @@ def _prepare_sft(tokenizer: Any, row: dict[str, Any], **options: Any) -> dict[st
         truncation_mode="keep_start", shuffle_dataset=False, seed=0, **options,
     )  # fmt: skip
     dataset = Dataset.from_list([row])
-    prepared = trl.SFTTrainer._prepare_dataset(
-        _Messages(tokenizer), dataset, tokenizer, arguments, False, None, "train"
-    )
+    prepared = trl.SFTTrainer._prepare_dataset(_Trainer(tokenizer), dataset, tokenizer, arguments, False, None, "train")
     return dict(prepared[0])
 
 
@@ -127,7 +124,7 @@ def _prepare_dpo(tokenizer: Any, row: dict[str, Any]) -> dict[str, Any]:
 
     arguments = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
     dataset = Dataset.from_list([row])
-    return dict(trl.DPOTrainer._prepare_dataset(_Messages(tokenizer), dataset, tokenizer, arguments, "train")[0])
+    return dict(trl.DPOTrainer._prepare_dataset(_Trainer(tokenizer), dataset, tokenizer, arguments, "train")[0])
 
 
 @pytest.fixture(autouse=True)
@@ -136,9 +133,9 @@ def _no_cache() -> Any:
 
     datasets.disable_caching()
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory():
-        yield
+    yield
     datasets.enable_caching()
+    datasets.enable_progress_bars()
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3], ids=["chatml", "llama3"])

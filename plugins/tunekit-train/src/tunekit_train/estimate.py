@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateReque
 from .config import TrainConfig
 from .items import Indices, Items
 from .packing import Bins, pack
+from .stage import Stage
 
 
 def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -41,8 +42,19 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
 
         memory["activations"] = activation_bytes(estimate.skeleton, request.plan.precision, config, largest)
     grown = {name: max(size, estimate.memory.get(name, 0)) for name, size in memory.items()}
-    described = sample.describe(stage, prepared.account)
-    return replace(estimate, memory=estimate.with_memory(**grown), data=(*estimate.data, described))
+    data = (*estimate.data, sample.describe(stage, prepared.account))
+    notes = (*estimate.notes, *_notes(plugin, config, stage))
+    return replace(estimate, memory=estimate.with_memory(**grown), data=data, notes=notes)
+
+
+def _notes(plugin: Any, config: TrainConfig, stage: StagePlan) -> Iterator[str]:
+    """What is worth knowing before the stage begins."""
+    rows, accumulation = config.batch.rows, config.batch.accumulation
+    if accumulation > 1 and isinstance(plugin, Stage) and plugin.objective().couples_batch:
+        yield (
+            f"{stage.key}: the loss couples the items of a batch, so {accumulation} micro-batches of {rows} are not "
+            f"one batch of {rows * accumulation}"
+        )
 
 
 def _refuse_packing(config: TrainConfig, stage: StagePlan, skeleton: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as List
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -19,9 +20,25 @@ from . import AdamW
 from .needs import TokenLogProbs
 from .objective import Batch, Need, Objective, Provided, Sums
 
+if TYPE_CHECKING:
+    from .suite import ObjectiveSuite as ObjectiveSuite
+
 VOCABULARY = 128
 FP32 = Precision("cpu", "float32", "float32", "float32", "tests")
 BF16 = Precision("cpu", "bfloat16", "bfloat16", "float32", "tests")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the suite, and with it pytest, when it is first asked for."""
+    if name != "ObjectiveSuite":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    if "tunekit_train.suite" not in sys.modules:
+        pytest.register_assert_rewrite("tunekit_train.suite")
+    from .suite import ObjectiveSuite
+
+    return ObjectiveSuite
 
 
 class CrossEntropy(Objective):

@@ -12,6 +12,7 @@ Padding = Literal["auto", "never", "always"]
 TooLong = Literal["cut", "drop", "split"]
 Packing = Literal["none", "greedy", "best_fit"]
 Thinking = Literal["keep", "last", "drop", "mask"]
+LoraProduct = Literal["auto", "never"]
 Shape = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -45,6 +46,10 @@ class BatchConfig(PluginConfig):
         description="compute the prompt that the sequences of one item share, a chosen and a rejected answer say, once",
     )
     by_length: bool = Field(default=False, description="put examples of similar length into one micro-batch")
+    lora_product: LoraProduct = Field(
+        default="auto",
+        description="auto: a LoRA layer is one product with a backward of its own where that is exact; never: PEFT's layer",
+    )
 
 
 class ScheduleConfig(PluginConfig):

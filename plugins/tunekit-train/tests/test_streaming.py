@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import Counter
@@ -204,6 +205,25 @@ def test_the_engine_trains_on_a_stream_as_on_the_same_items_in_memory(run_traini
     assert (facts["steps_per_epoch"], facts["items_trained_on"], facts["micro_batches"]) == (None, None, 18)
     for name, value in kept.weights.items():
         assert torch.equal(value, streamed.weights[name])
+
+
+def test_what_was_being_read_is_closed_when_the_training_ends(run_training: Callable[..., Any]) -> None:
+    closed = []
+
+    def start(account: Account) -> Iterator[Example]:
+        try:
+            yield from word_examples(COUNT)
+        finally:
+            closed.append(True)
+
+    items = stream()
+    items.data = replace(items.data, start=start)
+    gc.disable()
+    try:
+        run_training(items=items, **{**OPTIONS, "steps": 1})
+        assert closed
+    finally:
+        gc.enable()
 
 
 def test_a_packed_stream_fills_its_bins(run_training: Callable[..., Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def train(
         trainer = _trainer(job, sources, stop)
         if resumed is not None:
             _take_up_(trainer, resumed)
-        with stop.listening(), _ctrl_c(job):
+        with closing(trainer), stop.listening(), _ctrl_c(job):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.state.global_step < job.total_steps:
         raise _interrupted(job)

@@ -42,6 +42,10 @@ class StreamedBatches:
             if self._number > number:
                 return Drawn(Batch(tuple(items)), replace(position, batches=self._number))
 
+    def close(self) -> None:
+        """Let go of what is being read."""
+        self._items.close()
+
     def _fill(self) -> tuple[list[Item], Position]:
         items: list[Item] = []
         position, bins, filled = Position(), 0, 0

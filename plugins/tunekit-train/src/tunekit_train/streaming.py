@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -72,7 +72,7 @@ class StreamedItems:
         """One pass in the order of the data."""
         return self.encoder.encode_all(self.fit(self.data), self.account)
 
-    def after(self, position: Position) -> Iterator[tuple[Item, Position]]:
+    def after(self, position: Position) -> Generator[tuple[Item, Position], None, None]:
         """The items behind a position, pass after pass without an end, each with the position behind it.
 
         Up to the position examples are read and shuffled, but not encoded. Raises DataError at the first row that

@@ -29,6 +29,7 @@ class EngineTrainer(Trainer):
         self.job, self.sources = job, sources
         self.step, self.window, self.total = Tally(), Tally(), Tally()
         self.position = Position()
+        self._open = contextlib.ExitStack()
         self._step_started = 0.0
         super().__init__(**arguments)
 
@@ -40,7 +41,9 @@ class EngineTrainer(Trainer):
         job, batch = self.job, self.job.config.batch
         if job.stream is None:
             return self._loader(job.training, job.order, _collate)
-        batches = StreamedBatches(job.stream, batch.rows, job.bin_size, self.position)
+        batches = self._open.enter_context(
+            contextlib.closing(StreamedBatches(job.stream, batch.rows, job.bin_size, self.position))
+        )
         return self._loader(batches, InTurn(job.total_steps * batch.accumulation, batch.rows), _only)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -52,6 +55,10 @@ class EngineTrainer(Trainer):
         loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own)
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
+
+    def close(self) -> None:
+        """Let go of data that is being read."""
+        self._open.close()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

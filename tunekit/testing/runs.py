@@ -97,10 +97,9 @@ def estimate_for(
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in skeleton.parameters())
     start = Estimate(count, count, {"weights": weights}, skeleton=skeleton, tokenizer=tiny_tokenizer())
-    calls = calls_of(*plugins)
-    request = EstimateRequest(
-        plan_for(*plugins, precision=precision), LoadRequest("tiny", precision), samples or {}, calls=calls
-    )
+    plan = plan_for(*plugins, precision=precision)
+    calls = Calls(plan.plugins)
+    request = EstimateRequest(plan, LoadRequest("tiny", precision), samples or {}, calls=calls)
     estimate: Estimate = calls.chain("tunekit_estimate", "estimate", start, request=request)
     return estimate
 

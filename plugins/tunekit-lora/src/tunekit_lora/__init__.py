@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -58,7 +59,7 @@ class Lora(Plugin[LoraConfig]):
     @hookimpl
     def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
         """Put a fresh adapter on the model, or the saved one where the bundle names it."""
-        from .adapter import attach, reopen
+        from .adapter import attach, reopen, save
 
-        model: Any = reopen(bundle) if bundle.saved_adapter else attach(self.config, bundle, context)
-        return bundle.with_model(model, adapter="lora")
+        model: Any = reopen(bundle, context) if bundle.saved_adapter else attach(self.config, bundle, context)
+        return bundle.with_model(model, adapter="lora", save=partial(save, calls=context.calls))

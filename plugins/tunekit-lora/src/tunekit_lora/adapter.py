@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunekit.values import BYTES, Calls, Context, Estimate, EstimateRequest, ModelBundle
@@ -51,7 +52,13 @@ def attach(config: LoraConfig, bundle: ModelBundle, context: Context) -> Any:
         return context.calls.chain("tunekit_lora_attached", "model", model)
 
 
-def reopen(bundle: ModelBundle) -> Any:
+def save(model: Any, folder: Path, calls: Calls) -> None:
+    """Write the adapter in PEFT's format, and let every planned plugin change what was written."""
+    model.save_pretrained(str(folder))
+    calls.chain("tunekit_lora_saved", "folder", folder, model=model)
+
+
+def reopen(bundle: ModelBundle, context: Context) -> Any:
     """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on."""
     import peft
 
@@ -61,7 +68,7 @@ def reopen(bundle: ModelBundle) -> Any:
     cast_trainable_(model, bundle.precision.trainable)
     # Once more in the dtype it was trained in: PEFT loads modules_to_save in that of the base, which may hold less.
     peft.set_peft_model_state_dict(model, peft.utils.load_peft_weights(str(bundle.saved_adapter), device="cpu"))
-    return model.eval()
+    return context.calls.chain("tunekit_lora_reopened", "model", model.eval(), folder=bundle.saved_adapter)
 
 
 def estimate_adapter(config: LoraConfig, request: EstimateRequest, estimate: Estimate) -> Estimate:

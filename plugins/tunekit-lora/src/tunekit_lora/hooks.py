@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tunekit.hooks import hookspec
@@ -34,5 +35,31 @@ class LoraHooks:
         Returns: the model it was given.
         Raises: TunekitError where the adapter cannot be finished.
         Example: DoRA measures the lengths of the base's rows in full precision.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_lora_saved(self, folder: Path, model: Any) -> Path:
+        """Change the files of an adapter that has just been written.
+
+        Kind: chain over `folder`.
+        When: when the result of a stage is saved, in PEFT's format; not for a checkpoint inside a stage.
+        Changes: the files in the folder, so that PEFT can still load it onto the model as it was named.
+        Returns: the folder it was given.
+        Raises: TunekitError where it cannot be written.
+        Example: PiSSA writes the difference to where it started, for the base that it has changed in memory.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_lora_reopened(self, model: Any, folder: Path) -> Any:
+        """Bring a saved adapter back to what it was when it was saved.
+
+        Kind: chain over `model`, a `peft.PeftModel`.
+        When: after the adapter in `folder` was loaded, to answer with or to be trained on by a next stage.
+        Changes: adapter and base, in place, so that the model says what it said.
+        Returns: the model it was given.
+        Raises: TunekitError where the folder does not fit.
+        Example: PiSSA takes the start out of the adapter again, and out of the base.
         """
         raise AssertionError

@@ -21,6 +21,7 @@ from tunekit.values import (
 from .config import (
     BatchConfig,
     CheckpointConfig,
+    ComputeConfig,
     ConversationConfig,
     EvaluateConfig,
     LogConfig,
@@ -113,6 +114,7 @@ __all__ = [
     "BatchConfig",
     "BatchOrder",
     "CheckpointConfig",
+    "ComputeConfig",
     "ConversationConfig",
     "Encoder",
     "EvaluateConfig",

@@ -46,9 +46,14 @@ class BatchConfig(PluginConfig):
         description="compute the prompt that the sequences of one item share, a chosen and a rejected answer say, once",
     )
     by_length: bool = Field(default=False, description="put examples of similar length into one micro-batch")
+
+
+class ComputeConfig(PluginConfig):
+    """How the model is computed, for the same numbers up to rounding."""
+
     lora_product: LoraProduct = Field(
         default="auto",
-        description="auto: a LoRA layer is one product with a backward of its own where that is exact; never: PEFT's layer",
+        description="auto: a LoRA layer is one product, with a backward of its own, where that is exact; never: PEFT's",
     )
 
 
@@ -100,6 +105,7 @@ class TrainConfig(PluginConfig):
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float = Field(default=1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     batch: BatchConfig = Field(default=BatchConfig(), description="how examples become batches")
+    compute: ComputeConfig = Field(default=ComputeConfig(), description="how the model is computed")
     schedule: ScheduleConfig = Field(default=ScheduleConfig(), description="how the learning rate moves")
     checkpoint: CheckpointConfig = Field(default=CheckpointConfig(), description="what is saved, and when")
     evaluate: EvaluateConfig = Field(default=EvaluateConfig(), description="what is held out and measured")

@@ -21,6 +21,7 @@ from .config import TrainConfig
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
 from .job import Job, cast_trainable_
+from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
 from .results import save_model, stage_result
@@ -54,7 +55,11 @@ def train(
     job = Job(objective, data, bundle, config, context, _strategy(bundle, config, context, resumed))
     job.refuse()
     stop = Interrupt()
-    with quiet(), prepared(bundle.model, job.strategy, bundle.precision.autocast):
+    with (
+        quiet(),
+        prepared(bundle.model, job.strategy, bundle.precision.autocast),
+        one_product(bundle.model, config.compute.lora_product, bundle.precision) as taken,
+    ):
         sources = Sources(job, resumed)
         trainer = _trainer(job, sources, stop)
         if resumed is not None:
@@ -69,7 +74,7 @@ def train(
         artefact = save_model(bundle, context.folder)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
     result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
-    result = replace(result, facts={**result.facts, **sources.facts()})
+    result = replace(result, facts={**result.facts, **sources.facts(), **taken.facts()})
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunekit.values import Precision
+
 from .config import LoraProduct
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
@@ -93,18 +95,20 @@ class Taken:
 
 
 @contextmanager
-def one_product(model: Any, choice: LoraProduct = "auto") -> Iterator[Taken]:
+def one_product(model: Any, choice: LoraProduct, precision: Precision) -> Iterator[Taken]:
     """Compute the LoRA layers of this model instance as one product each, and put every layer back afterwards.
 
     Each layer decides anew at every call whether it may, and is PEFT's own where it may not: with the adapter switched
-    off or merged, with another one active, with dropout, or where someone listens inside.
+    off or merged, with several active, with dropout, or where a hook listens inside. What is yielded says how it is
+    at the start, in training.
     """
     layers = _lora_layers(model)
-    reasons = {id(layer): "batch.lora_product is never" if choice == "never" else _structure(layer) for layer in layers}
-    replaced = [layer for layer in layers if reasons[id(layer)] is None]
-    left = Counter(reason for layer in layers if (reason := reasons[id(layer)] or _obstacle(layer)) is not None)
+    never = "compute.lora_product is never" if choice == "never" else None
+    replaced = [layer for layer in layers if never is None and _structure(layer) is None]
+    reasons = [never or _structure(layer) or _obstacle(layer) or _in_training(layer, precision) for layer in layers]
+    left = Counter(reason for reason in reasons if reason is not None)
     for layer in replaced:
-        layer.forward = MethodType(forward, layer)
+        layer.forward = MethodType(forward, layer)  # of the layer, so that a deep copy has one of its own
     try:
         yield Taken(len(layers) - left.total(), left)
     finally:
@@ -118,7 +122,7 @@ def forward(layer: Any, inputs: Tensor, *arguments: Any, **options: Any) -> Tens
         (name,) = layer.active_adapters
         base, down, up = layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight
         dtype = _product_dtype(inputs, base.weight, down, up)
-        if dtype is not None:
+        if dtype is not None and not _drops(layer.lora_dropout[name]):
             out: Tensor = LowRankLinear.apply(  # type: ignore[no-untyped-call]
                 inputs, base.weight, base.bias, down, up, layer.scaling[name], dtype
             )
@@ -140,11 +144,11 @@ def _structure(layer: Any) -> str | None:
     from peft.tuners.lora import Linear
 
     if type(layer) is not Linear:
-        return f"a {type(layer).__name__} layer, not a Linear one"
+        return f"a LoRA layer of type {type(layer).__name__}"
     if type(layer.base_layer) is not torch.nn.Linear:
-        return f"its base is a {type(layer.base_layer).__module__}.{type(layer.base_layer).__name__}"
+        return f"its base is a {type(layer.base_layer).__name__}"
     if "forward" in vars(layer):
-        return "its forward is somebody else's"
+        return "its forward is replaced already"
     return None
 
 
@@ -156,28 +160,39 @@ def _obstacle(layer: Any) -> str | None:
         return "not exactly one adapter is active"
     (name,) = layer.active_adapters
     if name not in layer.lora_A:
-        return "the active adapter does not have it"
+        return "the active adapter does not change it"
     if name in layer.lora_variant:
-        return f"it is a {type(layer.lora_variant[name]).__name__}"
-    return _inner_obstacle(layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.lora_dropout[name])
-
-
-def _inner_obstacle(base: Any, down: Any, up: Any, dropout: Any) -> str | None:
-    if dropout.training and not isinstance(dropout, torch.nn.Identity) and getattr(dropout, "p", 1.0) > 0:
-        return "it has dropout"
+        return f"its adapter is a {type(layer.lora_variant[name]).__name__}"
+    base, down, up = layer.base_layer, layer.lora_A[name], layer.lora_B[name]
     if type(down) is not torch.nn.Linear or type(up) is not torch.nn.Linear or up.bias is not None:
         return "its adapter is more than two matrices"
-    if any(parameter.requires_grad for parameter in base.parameters()):
+    if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
         return "its base trains"
-    if any(_listened_to(module) for module in (base, down, up, dropout)):
+    if any(_listened_to(module) for module in (base, down, up, layer.lora_dropout[name])):
         return "a hook listens inside it"
     if not all(_is_whole(module) for module in (base, down, up)):
         return "its weights are not whole in this process"
     return None
 
 
+def _in_training(layer: Any, precision: Precision) -> str | None:
+    """Why this layer, without another obstacle, is not one product in training with this precision, or None."""
+    (name,) = layer.active_adapters
+    if getattr(layer.lora_dropout[name], "p", 0.0) > 0:
+        return "it has dropout"
+    dtypes = {each.weight.dtype for each in (layer.base_layer, layer.lora_A[name], layer.lora_B[name])}
+    if not precision.autocast and len(dtypes) > 1:
+        return "its weights are of several dtypes, and nothing casts them"
+    products = getattr(torch, precision.compute) if precision.autocast else dtypes.pop()
+    return None if products in DTYPES else f"its products are in {products}"
+
+
+def _drops(dropout: Any) -> bool:
+    return bool(dropout.training) and getattr(dropout, "p", 0.0) > 0
+
+
 def _listened_to(module: torch.nn.Module) -> bool:
-    """Whether calling this module does more than its class says: it would not be called."""
+    """Whether a call of this module does more than its class says; here it is not called."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -190,12 +205,12 @@ def _listened_to(module: torch.nn.Module) -> bool:
 def _is_whole(module: Any) -> bool:
     """Whether the weight is a plain tensor with all its entries, and not a shard that a hook gathers."""
     weight = module.weight
-    plain = type(weight) in (torch.nn.Parameter, Tensor) and not hasattr(weight, "ds_id")
+    plain = type(weight) in (torch.nn.Parameter, Tensor) and not hasattr(weight, "ds_id")  # DeepSpeed's mark
     return plain and weight.shape == (module.out_features, module.in_features)
 
 
 def _product_dtype(inputs: Tensor, *weights: Tensor) -> torch.dtype | None:
-    """The dtype that PEFT's layer would compute in throughout, or None where it would mix."""
+    """The one dtype that PEFT's layer would compute in, or None where it would mix several or a foreign one."""
     device = inputs.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)

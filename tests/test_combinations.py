@@ -20,6 +20,7 @@ from tunekit.testing import conversations, save_tiny_model
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4},
+    "freeze": {"layers": 1},
     "galore": {"rank": 8, "update_interval": 4, "scale": 1.0},
 }
 """Options that fit the tiny model, for plugins whose defaults are made for large ones."""

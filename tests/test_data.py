@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from tunekit.calls import Calls
-from tunekit.data import open_examples
+from tunekit.data import code_fingerprint, open_examples
 from tunekit.errors import DataError
 from tunekit.pipeline import Pipeline
 from tunekit.values import Account, Mixing, Source
@@ -106,3 +107,18 @@ def test_everything_wrong_with_the_sources_is_said_at_once(calls):
     with pytest.raises(DataError) as caught:
         open_examples(calls, [bad, worse])
     assert [problem.where for problem in caught.value.problems] == [bad.name, worse.name]
+
+
+def test_the_fingerprint_of_code_changes_with_every_edit(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "fake_edited"
+    package.mkdir()
+    found = []
+    for text in ("", "# a word", "# another word"):
+        (package / "__init__.py").write_text(text)
+        __import__("fake_edited")
+        code_fingerprint.cache_clear()
+        found.append(code_fingerprint("fake_edited.part"))
+    del sys.modules["fake_edited"]
+    code_fingerprint.cache_clear()
+    assert len(set(found)) == 3

@@ -9,7 +9,7 @@ arguments it needs, by name, and leaves the others out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pluggy
@@ -31,6 +31,7 @@ from .values import (
     Plan,
     Precision,
     Prepared,
+    Prompt,
     Quantization,
     Report,
     Rows,
@@ -304,6 +305,19 @@ class HookSpecs:
         Returns: the backend.
         Raises: TunekitError where it cannot serve this model.
         Example: transformers' generate.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_score(self, bundle: ModelBundle, texts: Sequence[Prompt], context: Context) -> list[float]:
+        """Value texts, and conversations with their answers, by a trained reward model.
+
+        Kind: own per stage: the last stage of the run whose plugin answers.
+        When: after the last stage, or when a finished run is opened: `run.score(texts)`.
+        Changes: nothing.
+        Returns: a number for each, in their order; more is better.
+        Raises: TunekitError where the model has learnt no values.
+        Example: the value head that a reward stage has trained.
         """
         raise AssertionError
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .calls import Calls, implements
 from .data import RecordedData
+from .errors import PlanError, Problem
 from .record import Record
 from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
 
@@ -83,6 +85,21 @@ class Run(Talk):
     def results(self) -> dict[str, dict[str, float]]:
         """The closing metrics of each stage by its name."""
         return {stage["name"]: stage["metrics"] for stage in self.record.finished_stages()}
+
+    def score(self, texts: Sequence[str | Sequence[Message]]) -> list[float]:
+        """Value texts, or conversations with their answers, by the reward model trained last: more is better.
+
+        Raises PlanError where no stage of the run trains one.
+        """
+        trained = [stage.plugin for stage in self.plan.stages if implements(stage.plugin.plugin, "tunekit_score")]
+        if not trained:
+            raise PlanError([Problem("stages", "hold none that trains a reward model", "add a `reward` stage")])
+        calls = self._context.calls
+        assert isinstance(calls, Calls)
+        found: list[float] = calls.one(
+            trained[-1], "tunekit_score", bundle=self.bundle, texts=list(texts), context=self._context
+        )
+        return found
 
 
 def next_folder(folder: str | Path) -> Path:

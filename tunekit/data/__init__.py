@@ -1,5 +1,6 @@
 """The data of a stage: sources opened and recognised, mixed into one stream of examples, every row accounted for."""
 
+from .code import code_fingerprint
 from .mixing import Interleaved, shuffle_buffer
 from .reading import count_rows, open_examples
 from .recorded import RecordedData
@@ -13,6 +14,7 @@ __all__ = [
     "RecordedData",
     "StageData",
     "cache_folder",
+    "code_fingerprint",
     "count_rows",
     "load_tokenizer",
     "open_examples",

@@ -12,6 +12,7 @@ from typing import Any
 from ..calls import Calls
 from ..errors import DataError, Problem
 from ..values import Account, BadRow, Example, Examples, Mixing, Places, PlannedPlugin, Row, Rows, Source
+from .code import code_fingerprint
 from .mixing import Interleaved
 
 REMEMBERED = 1_000_000
@@ -87,8 +88,7 @@ class _Opened:
         source = self.source
         return {
             "fingerprint": self.rows.fingerprint,
-            "plugins": [[each.name, each.distribution, each.version] for each in (self.reader, self.format)],
-            "options": [each.plugin.config.model_dump(mode="json") for each in (self.reader, self.format)],
+            "plugins": [_identity(each) for each in (self.reader, self.format)],
             "source": [source.columns, source.tags, source.limit, source.weight, source.folder, source.bad_rows],
             "name": source.name,
         }
@@ -138,6 +138,12 @@ def _fingerprint(opened: Sequence[_Opened], mixing: Mixing, limit: int | None) -
         return ""
     identity = {"sources": [each.identity for each in opened], "mixing": [mixing.order, mixing.until]}
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=dict).encode()).hexdigest()
+
+
+def _identity(planned: PlannedPlugin) -> list[Any]:
+    code = code_fingerprint(type(planned.plugin).__module__)
+    options = planned.plugin.config.model_dump(mode="json")
+    return [planned.name, planned.distribution, planned.version, code, options]
 
 
 class _Seen:

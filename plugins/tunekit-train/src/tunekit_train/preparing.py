@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tunekit.data import cache_folder
+from tunekit.data import cache_folder, code_fingerprint
 from tunekit.errors import DataError, PlanError, Problem
 from tunekit.values import Example, Examples, Kind, Prepared, StageContext, ToolFormat
 
-from . import store
 from .cache import DataCache
 from .items import Items
 from .streaming import ItemEncoder, StreamedItems
@@ -47,8 +45,8 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
 
 
 def cache_key(data: str, encoder: str, kinds: frozenset[Kind]) -> str:
-    """A name for what these data become in this encoder and this version."""
-    parts = [data, encoder, sorted(kinds), store.VERSION, version("tunekit-train")]
+    """A name for what these data become in this encoder, as its code stands."""
+    parts = [data, encoder, sorted(kinds), code_fingerprint(__name__)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -8,18 +8,17 @@ import re
 from importlib.metadata import version
 from typing import Any
 
-from .rules import Rules
+from tunekit.data import code_fingerprint
 
-ENCODER = 1
-"""Raised whenever the same example, tokenizer and rules come to mean other tokens or weights."""
+from .rules import Rules
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def fingerprint(tokenizer: Any, rules: Rules, tool_format: Any) -> str:
-    """Hash tokenizer, template, special tokens, rules, tool format and the versions of the libraries that use them."""
+    """Hash tokenizer, template, special tokens, rules, tool format, and the code and libraries that use them."""
     parts = [
-        ENCODER,
+        code_fingerprint(__name__),
         [version(name) for name in ("tokenizers", "transformers", "jinja2")],
         repr(rules),
         type(tokenizer).__qualname__,
@@ -47,6 +46,7 @@ def _described(tool_format: Any) -> Any:
     kind = type(tool_format)
     told = {name: repr(value) for name, value in vars(tool_format).items()} if hasattr(tool_format, "__dict__") else {}
     return [
+        code_fingerprint(kind.__module__),
         kind.__module__,
         kind.__qualname__,
         _ADDRESS.sub("", repr(tool_format)),

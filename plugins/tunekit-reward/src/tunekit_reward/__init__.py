@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
-from tunekit.values import Kind
+from tunekit.hooks import hookimpl
+from tunekit.values import Context, Kind, ModelBundle, Prompt
 from tunekit_train import ConversationConfig, Objective, Stage
 
 
@@ -37,6 +40,13 @@ class Reward(Stage[RewardConfig]):
 
         options = self.config
         return RewardModel(options.margin_weight, options.centring, options.label_smoothing)
+
+    @hookimpl
+    def tunekit_score(self, bundle: ModelBundle, texts: Sequence[Prompt], context: Context) -> list[float]:
+        """The value head on the last token of each."""
+        from .scoring import score
+
+        return score(bundle, texts, replace(self.rules(), too_long="cut"))
 
 
 __all__ = ["Reward", "RewardConfig"]

@@ -12,7 +12,7 @@ import torch
 
 from tunekit_train import Batch, Item, Provided, SequenceValues, TokenLogProbs, TokenSequence
 from tunekit_train.forward import Forward, Strategy, choose_strategy, prepared
-from tunekit_train.layout import SHORTEST_PREFIX, common_prefix, lay_shared
+from tunekit_train.layout import SHORTEST_PREFIX, common_prefix, laid_tokens, lay_shared
 from tunekit_train.segments import FAMILIES
 from tunekit_train.testing import CrossEntropy, family_model, tiny_llama, with_lora
 
@@ -90,6 +90,8 @@ def test_the_prompt_is_in_the_row_once(batch: Batch) -> None:
     layout = lay_shared(batch.items)
     assert layout.input_ids.numel() == 12 + 5 + 9 + 9 + 1 + 7 + 10 + 3 + 4 + 8 + 2 + 6 + 5 + 10 + 11 + 4 + 4
     assert layout.input_ids.numel() == sum(layout.lengths) < batch.tokens
+    assert laid_tokens(batch.items, share_prompts=True) == layout.input_ids.numel()
+    assert laid_tokens(batch.items, share_prompts=False) == batch.tokens
     assert layout.lengths[:3] == (12, 5, 9)
     assert layout.key_lengths[:3] == (12, 17, 21)
 

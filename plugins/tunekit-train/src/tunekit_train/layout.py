@@ -70,12 +70,21 @@ def lay_shared(items: List[Item]) -> Layout:
     """Lay the prompt that the sequences of an item share once, and behind it what each has of its own."""
     groups: list[tuple[int, tuple[TokenSequence, ...]]] = []
     for item in items:
-        shared = common_prefix(item.sequences)
-        if shared < SHORTEST_PREFIX:
-            groups.extend((0, (sequence,)) for sequence in item.sequences)
-        else:
-            groups.append((shared, item.sequences))
+        shared = shared_tokens(item)
+        groups.extend([(shared, item.sequences)] if shared else [(0, (sequence,)) for sequence in item.sequences])
     return _lay(groups)
+
+
+def laid_tokens(items: List[Item], share_prompts: bool) -> int:
+    """Tokens in the row that items are laid in, with or without sharing."""
+    saved = [shared_tokens(item) * (len(item.sequences) - 1) for item in items] if share_prompts else []
+    return sum(item.tokens for item in items) - sum(saved)
+
+
+def shared_tokens(item: Item) -> int:
+    """Tokens that the sequences of an item run once; 0 where that is not worth it."""
+    shared = common_prefix(item.sequences)
+    return shared if shared >= SHORTEST_PREFIX else 0
 
 
 def common_prefix(sequences: List[TokenSequence]) -> int:

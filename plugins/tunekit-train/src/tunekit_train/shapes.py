@@ -15,6 +15,7 @@ from tunekit.values import BYTES, Item, Precision
 from .config import TrainConfig
 from .cross_entropy import CHUNK_ELEMENTS
 from .forward import base_model, segments_obstacle
+from .layout import laid_tokens
 from .segments import switched
 
 NAME = "tunekit_shapes"
@@ -35,7 +36,7 @@ def activation_bytes(skeleton: Any, precision: Precision, config: TrainConfig, b
     sequences = [sequence for item in batch for sequence in item.sequences]
     lengths = [len(sequence.ids) for sequence in sequences]
     padded = config.batch.padding == "always" or segments_obstacle(skeleton) is not None
-    tokens = max(lengths) * len(lengths) if padded else sum(lengths)
+    tokens = max(lengths) * len(lengths) if padded else laid_tokens(batch, config.batch.share_prompts)
     supervised = sum(1 for sequence in sequences for weight in sequence.weights[1:] if weight)
     width, vocabulary = BYTES[precision.compute], base_model(skeleton).get_output_embeddings().weight.shape[0]
     logits = supervised * vocabulary * width + 3 * 4 * min(CHUNK_ELEMENTS, supervised * vocabulary)

@@ -21,10 +21,10 @@ WEIGHTS = torch.tensor([weight for each in BATCH.sequences for weight in each.we
 PROBS = torch.rand(len(WEIGHTS), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def mean_loss(objective: TokenLoss, log_probs: Tensor = PROBS.log(), weights: Tensor = WEIGHTS) -> float:
+def mean_loss(objective: TokenLoss) -> float:
     """What the engine makes of these tokens."""
-    owners = torch.zeros(len(weights), dtype=torch.long)
-    sums = objective.sums(BATCH, Provided({TokenLogProbs(): TokenScores(log_probs, weights, owners)}))
+    owners = torch.zeros(len(WEIGHTS), dtype=torch.long)
+    sums = objective.sums(BATCH, Provided({TokenLogProbs(): TokenScores(PROBS.log(), WEIGHTS, owners)}))
     return float(sums.loss) / objective.weight(BATCH)
 
 

@@ -12,9 +12,9 @@ import torch
 from tunekit.errors import DataError
 from tunekit.values import Event, Example, Examples, Message, StageResult
 from tunekit_sft import Sft
-from tunekit_sft.objective import TokenLoss
-from tunekit_train import Batch, Provided, TokenLogProbs, TokenScores
-from tunekit_train.testing import bundle, context, random_items, tiny_llama, tiny_tokenizer
+from tunekit_train import Batch, Forward, Provided
+from tunekit_train.layout import lay_padded
+from tunekit_train.testing import bundle, context, tiny_llama, tiny_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
@@ -112,15 +112,43 @@ def test_pairs_of_answers_are_refused_at_the_first_row(tmp_path: Path) -> None:
         train(Sft(), Examples.of([pair]), tmp_path)
 
 
-def test_the_objective_is_the_weighted_cross_entropy() -> None:
-    batch = Batch(tuple(random_items(3)))
-    weights = torch.tensor([weight for each in batch.sequences for weight in each.weights if weight])
-    log_probs = -torch.rand(len(weights))
-    scores = TokenScores(log_probs, weights, torch.zeros(len(weights), dtype=torch.long))
-    objective = TokenLoss()
-    mean = objective.sums(batch, Provided({TokenLogProbs(): scores})).loss / objective.weight(batch)
-    assert float(mean) == pytest.approx(sum(-w * p for w, p in zip(weights, log_probs, strict=True)) / sum(weights))
+def test_a_messages_weight_scales_the_loss_of_its_turn() -> None:
+    """The loss is sum(w l) / sum(w) over the tokens of the turns, each by its message's weight."""
+    turns = (("user", "t10 t11", None), ("assistant", "t20 t21", 2.0), ("user", "t12", 0.25), ("assistant", "t30", 0.0))
+    talk = Example(1, "rows.json, row 1", tuple(Message(role, text, weight) for role, text, weight in turns))
+    made, stage = prepared_bundle(), Sft()
+    (item,) = stage.tunekit_prepare_data(Examples.of([talk]), made.tokenizer, context(Path()))
+    (sequence,) = item.sequences
+    by_hand = {20: 2.0, 21: 2.0, 12: 0.25}
+    with torch.no_grad():
+        log_probs = made.model(input_ids=torch.tensor([list(map(int, sequence.ids))])).logits[0].log_softmax(-1)
+        objective, batch = stage.objective(), Batch((item,))
+        layout = lay_padded(batch.sequences, 0)
+        provided = {need: need.provide(Forward(made.model, batch, layout)) for need in objective.needs}
+        found = objective.sums(batch, Provided(provided)).loss / objective.weight(batch)
+    ids = list(map(int, sequence.ids))
+    pairs = [(by_hand[token], -float(log_probs[at - 1, token])) for at, token in enumerate(ids) if token in by_hand]
+    ends = [at for at, token in enumerate(ids) if token == 2]
+    pairs += [(weight, -float(log_probs[ends[turn] - 1, 2])) for turn, weight in ((1, 2.0), (2, 0.25))]
+    assert float(found) == pytest.approx(sum(w * loss for w, loss in pairs) / sum(w for w, _ in pairs), rel=1e-5)
 
 
-def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:
-    assert TokenLoss().summary({"loss": 1e4})["perplexity"] == math.inf
+def test_a_turn_of_weight_0_is_not_learnt(tmp_path: Path) -> None:
+    def learnt(weight: float | None) -> list[float]:
+        """-log p of both answers after training, the first weighted."""
+        talk = (Message("user", "t10"), Message("assistant", "t20", weight), Message("user", "t11"),
+                Message("assistant", "t30"))  # fmt: skip
+        data = Examples.of(Example(row, f"rows.json, row {row}", talk) for row in range(1, 9))
+        model = train(Sft(steps=40, learning_rate=1e-2), data, tmp_path / str(weight)).bundle.model
+        tokenizer = prepared_bundle().tokenizer
+        ids = tokenizer(tokenizer.apply_chat_template(
+            [{"role": each.role, "content": each.content} for each in talk], tokenize=False),
+            add_special_tokens=False)["input_ids"]  # fmt: skip
+        with torch.no_grad():
+            log_probs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        return [-float(log_probs[ids.index(token) - 1, token]) for token in (20, 30)]
+
+    both, second = learnt(None), learnt(0.0)
+    assert max(both) < 1.0
+    assert second[1] < 1.0
+    assert second[0] > 3.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,9 @@ from tunekit.values import Item
 from tunekit_train.streaming import Position, StreamedItems
 
 from .blocks import BlockEncoder
+
+NOTHING_READ = pickle.dumps({})
+"""The accounts of the sources before the first example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,13 @@ class BlockPosition(Position):
 
     @classmethod
     def of(cls, position: Position, filled: int = 0, parts: int = 0) -> BlockPosition:
-        """The same place between documents."""
-        inherited = (position.passed, position.examples, position.items, position.account, position.batches)
-        return cls(*inherited, filled, parts)
+        """The same place between documents; one that is a block's already stays as it is."""
+        if isinstance(position, cls):
+            return position
+        account = position.account
+        if account is None and position == Position():
+            account = NOTHING_READ  # unlike a place behind a document, the beginning comes without
+        return cls(position.passed, position.examples, position.items, account, position.batches, filled, parts)
 
 
 class StreamedBlocks(StreamedItems):
@@ -41,7 +49,7 @@ class StreamedBlocks(StreamedItems):
 
     def after(self, position: Position) -> Iterator[tuple[Item, Position]]:
         """The blocks behind a position, pass after pass without an end, each with the position behind it."""
-        before = position if isinstance(position, BlockPosition) else BlockPosition.of(position)
+        before = BlockPosition.of(position)
         cutter, joiner, done = replace(self.blocks, filled=before.filled), self.blocks.joiner(), before.parts
         documents = StreamedItems(self.data, cutter, self.fit, self.seed, self.fingerprint)
         for document, behind in documents.after(before):
@@ -53,8 +61,8 @@ class StreamedBlocks(StreamedItems):
 
     def state(self, position: Position) -> dict[str, Any]:
         """What a checkpoint keeps: plain data."""
-        place = position if isinstance(position, BlockPosition) else BlockPosition.of(position)
-        return {**super().state(position), "filled": place.filled, "parts": place.parts}
+        place = BlockPosition.of(position)
+        return {**super().state(place), "filled": place.filled, "parts": place.parts}
 
     def take_up_(self, state: Mapping[str, Any]) -> Position:
         """Go back to where a checkpoint was written."""

@@ -129,7 +129,7 @@ def accuracy_is_told_of_steps_and_evaluations(folder: Path) -> None:
     items = stage.tunekit_prepare_data(data, tiny_tokenizer(), surroundings)
     result = stage.tunekit_train_stage(bundle(tiny_llama()), items, surroundings)
     told = [event.metrics["token_accuracy"] for event in events if event.kind == "step"]
-    held = [event.metrics["token_accuracy"] for event in events if event.kind == "evaluated"]
+    held = [event.metrics["eval_token_accuracy"] for event in events if event.kind == "evaluated"]
     model = result.bundle.model
     right = []
     for sequence in sequences_of(list(items)):

@@ -78,9 +78,9 @@ def _matching(wanted: str | tuple[str, ...], known: Iterable[str], where: str, p
             problems.append(Problem(where, what, _suggest(wanted, names)))
         return found
     for target in wanted:
-        if not any(is_named(name, target) for name in names):
+        if not any(_is_named(name, target) for name in names):
             problems.append(Problem(where, f"there is no module named {target!r}", _suggest(target, names)))
-    return {name for name in names if any(is_named(name, target) for target in wanted)}
+    return {name for name in names if any(_is_named(name, target) for target in wanted)}
 
 
 def _outside(model: Any, config: FreezeConfig, problems: list[Problem]) -> set[int]:
@@ -92,11 +92,11 @@ def _outside(model: Any, config: FreezeConfig, problems: list[Problem]) -> set[i
         if name and not _overlaps(name, inside) and any(True for _ in module.parameters())
     }
     problems += _unknown(model, config.extra, list(outside))
-    problems += _torn(model, [name for name in outside if any(is_named(name, each) for each in config.extra)])
+    problems += _torn(model, [name for name in outside if any(_is_named(name, each) for each in config.extra)])
     return {
         id(parameter)
         for name, module in outside.items()
-        if any(is_named(name, each) for each in config.extra)
+        if any(_is_named(name, each) for each in config.extra)
         for parameter in module.parameters()
     }
 
@@ -115,9 +115,9 @@ def _overlaps(name: str, stack: str | None) -> bool:
 
 def _unknown(model: Any, extra: Iterable[str], outside: list[str]) -> Iterator[Problem]:
     for target in extra:
-        if any(is_named(name, target) for name in outside):
+        if any(_is_named(name, target) for name in outside):
             continue
-        if any(is_named(name, target) for name, _ in model.named_modules()):
+        if any(_is_named(name, target) for name, _ in model.named_modules()):
             what = f"{target!r} has no weights outside the layers"
             yield Problem("use.freeze.extra", what, f"it has {', '.join(outside)}; name parts of layers in modules")
         else:
@@ -144,7 +144,7 @@ def _names(model: Any, chosen: set[int], problems: list[Problem]) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) in chosen]
 
 
-def is_named(name: str, target: str) -> bool:
+def _is_named(name: str, target: str) -> bool:
     """Whether `target` is this full name or its last parts."""
     return name == target or name.endswith(f".{target}")
 

@@ -205,7 +205,10 @@ def _plain_signature(function: Any) -> str:
 def _default_of(field: dataclasses.Field[Any]) -> str:
     if field.default is not dataclasses.MISSING:
         return f" = {field.default!r}"
-    return "" if field.default_factory is dataclasses.MISSING else f" = {field.default_factory()!r}"
+    if field.default_factory is dataclasses.MISSING:
+        return ""
+    made = field.default_factory()
+    return f" = {type(made).__name__}()" if isinstance(made, values.Account) else f" = {made!r}"
 
 
 def _options(config: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -11,7 +11,7 @@ from tunekit.calls import Calls
 from tunekit.data import code_fingerprint, open_examples
 from tunekit.errors import DataError
 from tunekit.pipeline import Pipeline
-from tunekit.values import Account, Mixing, Source
+from tunekit.values import Account, Mixing, Row, Rows, Source
 
 
 @pytest.fixture
@@ -100,6 +100,24 @@ def test_the_fingerprint_changes_with_data_options_and_mixing(calls):
     assert len(set(found)) == len(found)
     assert open_examples(calls, [one]).fingerprint == found[0]
     assert open_examples(calls, [one], limit=5).fingerprint == "", "a sample is not worth keeping"
+
+
+CHANGED = {
+    "path": "b.txt", "format": "text", "columns": {"text": "text"}, "tags": {"role": "who"}, "subset": "en",
+    "revision": "v2", "split": "train[1:]", "limit": 1, "weight": 2.0, "folder": "images", "bad_rows": "drop",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", sorted({each.name for each in fields(Source)} - {"rows", "key"}))
+def test_the_fingerprint_changes_with_every_option_of_a_source(calls, option, monkeypatch):
+    def open_same(caller, hook, source):
+        rows = (Row(1, "row 1", {"text": "a"}), Row(2, "row 2", {"text": "b"}))
+        return Rows(source, ("text",), lambda: iter(rows), "the same bytes")
+
+    monkeypatch.setattr(Calls, "own", open_same)
+    plain = Source("a.txt")
+    changed = replace(plain, **{option: CHANGED[option]})
+    assert open_examples(calls, [plain]).fingerprint != open_examples(calls, [changed]).fingerprint
 
 
 def test_everything_wrong_with_the_sources_is_said_at_once(calls):

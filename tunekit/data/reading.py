@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -84,13 +84,13 @@ class _Opened:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides what its examples are."""
-        source = self.source
+        """All that decides what its examples are. Every option of a source counts; its rows do by their fingerprint."""
+        options = {each.name: getattr(self.source, each.name) for each in fields(Source)}
         return {
             "fingerprint": self.rows.fingerprint,
             "plugins": [_identity(each) for each in (self.reader, self.format)],
-            "source": [source.columns, source.tags, source.limit, source.weight, source.folder, source.bad_rows],
-            "name": source.name,
+            "source": {**options, "rows": None, "key": None},
+            "name": self.source.name,
         }
 
 

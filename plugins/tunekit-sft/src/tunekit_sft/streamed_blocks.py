@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,17 +48,18 @@ class StreamedBlocks(StreamedItems):
         super().__init__(documents.data, encoder, documents.fit, documents.seed, documents.fingerprint)
         self.blocks = encoder
 
-    def after(self, position: Position) -> Iterator[tuple[Item, Position]]:
+    def after(self, position: Position) -> Generator[tuple[Item, Position], None, None]:
         """The blocks behind a position, pass after pass without an end, each with the position behind it."""
         before = BlockPosition.of(position)
         cutter, joiner, done = replace(self.blocks, filled=before.filled), self.blocks.joiner(), before.parts
         documents = StreamedItems(self.data, cutter, self.fit, self.seed, self.fingerprint)
-        for document, behind in documents.after(before):
-            for parts, part in enumerate(document.sequences[done:], done + 1):
-                block = joiner.add(part)
-                if block is not None:
-                    yield block, replace(before, parts=parts)
-            before, done = BlockPosition.of(behind, cutter.filled_before), 0
+        with closing(documents.after(before)) as remaining:
+            for document, behind in remaining:
+                for parts, part in enumerate(document.sequences[done:], done + 1):
+                    block = joiner.add(part)
+                    if block is not None:
+                        yield block, replace(before, parts=parts)
+                before, done = BlockPosition.of(behind, cutter.filled_before), 0
 
     def state(self, position: Position) -> dict[str, Any]:
         """What a checkpoint keeps: plain data."""

@@ -81,16 +81,17 @@ class StageSuite(PluginSuite):
         return [*self.companions, *([] if own else [default_plugin("tunekit_optimizer")])]
 
     def test_each_row_is_prepared_or_accounted_for(self, tmp_path: Path) -> None:
-        """Items are made of token sequences, each with a weight for every token and some token to learn."""
+        """Items are made of token sequences with a weight for every token, and each item has a token to learn."""
         prepared = self.prepare(stage_context(self.make(), *self._helpers(), folder=tmp_path), self.bundle().tokenizer)
         items = list(prepared)
         assert items
         assert prepared.size in (None, len(items))
         assert prepared.account.rows == sum(1 for _ in self.data())
-        for sequence in (sequence for item in items for sequence in item.sequences):
-            assert len(sequence.ids) == len(sequence.weights)
-            assert any(sequence.weights), f"{sequence.where} has nothing to learn"
-            assert sequence.where
+        for item in items:
+            assert any(any(sequence.weights) for sequence in item.sequences), f"{item} has nothing to learn"
+            for sequence in item.sequences:
+                assert len(sequence.ids) == len(sequence.weights)
+                assert sequence.where
 
     def test_preparing_twice_gives_the_same(self, tmp_path: Path) -> None:
         """The order of the data and every token are the same in each pass."""

@@ -87,6 +87,22 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d"]
 
 
+def test_an_entry_that_another_process_takes_away_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Path.glob
+
+    def with_one_that_is_gone(folder: Path, pattern: str) -> Iterator[Path]:
+        if pattern.endswith("manifest.json"):
+            yield folder / "gone" / "manifest.json"
+        yield from listed(folder, pattern)
+
+    make(DataCache(tmp_path), "a")
+    monkeypatch.setattr(Path, "glob", with_one_that_is_gone)
+    make(DataCache(tmp_path, limit=1), "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_what_is_in_use_stays_whatever_its_size(tmp_path: Path) -> None:
     cache = DataCache(tmp_path, limit=1)
     first = cache.make("a", random_items(5), Account())

@@ -76,10 +76,13 @@ class DataCache:
 
     def _trim(self) -> None:
         """Delete what was not used for longest, until the rest is within the limit; nothing that is in use."""
-        entries = {path.parent: path.stat().st_mtime for path in self.folder.glob(f"*/{MANIFEST}")}
-        sizes = {path: sum(each.stat().st_size for each in path.iterdir()) for path in entries}
+        sizes, used = dict[Path, int](), dict[Path, float]()
+        for path in self.folder.glob(f"*/{MANIFEST}"):
+            with suppress(FileNotFoundError):  # another process, or another thread, takes it away at this moment
+                sizes[path.parent] = sum(each.stat().st_size for each in path.parent.iterdir())
+                used[path.parent] = path.stat().st_mtime
         total = sum(sizes.values())
-        for path in sorted(entries, key=entries.__getitem__):
+        for path in sorted(used, key=used.__getitem__):
             if total <= self.limit:
                 return
             if is_idle(path):

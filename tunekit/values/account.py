@@ -35,7 +35,8 @@ class SourceAccount:
 
     `rows` were read; each is an example that was kept, was left out (`left_out`, by reason) or was `dropped` because
     the recipe asks for it where a row is too long. Of those kept, `cut` were shortened and `split` became several.
-    `duplicates` say the same as an earlier row. `lengths` counts sequences by their tokens before any cut.
+    `duplicates` say the same as an earlier row. `lengths` counts sequences by their tokens before any cut, those that
+    were dropped among them, and what was split as one.
     """
 
     name: str

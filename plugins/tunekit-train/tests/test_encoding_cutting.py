@@ -111,6 +111,8 @@ def test_a_row_that_is_too_long_is_dropped_where_that_is_asked_for(tokenizer: An
         items, account = encode(example, tokenizer, max_length=60, too_long="drop")
         source = account.source("")
         assert (items, source.dropped.count, source.sequences, source.kept) == ([], 1, 0, 0)
+        _, whole = encode(example, tokenizer)
+        assert source.lengths == whole.source("").lengths, "a histogram shows what was too long"
         items, _ = encode(example, tokenizer, max_length=150, too_long="drop")
         assert len(items) == 1
 
@@ -122,6 +124,7 @@ def test_a_document_is_split_into_blocks_that_predict_every_token_once(tokenizer
     assert tokenizer.decode(joined) == "abcdefghij" * 5 + "</s>"
     assert max(map(len, parts)) == 16
     assert account.source("").split.count == 1
+    assert account.source("").lengths == {51: 1}
     assert account.source("").supervised == 50
 
 
@@ -142,6 +145,7 @@ def test_a_conversation_is_split_at_its_exchanges_with_the_system_turn_in_each(t
         f"assistant{number}<|im_end|>" for number in range(6)
     ]
     assert (account.source("").split.count, account.source("").cut.count, account.source("").sequences) == (1, 0, 3)
+    assert account.source("").lengths == {len(sequence(example, tokenizer).ids): 1}
 
 
 def test_an_exchange_that_alone_is_too_long_is_cut_and_the_others_stay_whole(tokenizer: Any) -> None:
@@ -368,7 +372,7 @@ def test_every_example_is_an_item_or_accounted_for_under_every_rule(tokenizer: A
     assert len(together) == len(examples)
     assert lost == source.dropped.count + sum(places.count for places in source.left_out.values())
     sequences = [found for items in together for item in items for found in item.sequences]
-    assert source.sequences == len(sequences) == source.lengths.total()
+    assert source.sequences == len(sequences)
     assert source.tokens == sum(len(found.ids) for found in sequences)
     assert source.supervised == sum(np.count_nonzero(found.weights) for found in sequences)
     for found in sequences:
@@ -376,8 +380,12 @@ def test_every_example_is_an_item_or_accounted_for_under_every_rule(tokenizer: A
         assert found.weights[0] == 0
         assert rules.max_length is None or len(found.ids) <= rules.max_length
     for example, items in zip(examples, together, strict=True):
-        (alone,) = Encoder(tokenizer, rules).encode([example], Account())
+        noted, whole = Account(), Account()
+        (alone,) = Encoder(tokenizer, rules).encode([example], noted)
         assert _plain(alone) == _plain(items), "the others of a batch change nothing"
+        Encoder(tokenizer, replace(rules, max_length=None)).encode([example], whole)
+        if not noted.source("").left_out:
+            assert noted.source("").lengths == whole.source("").lengths, "lengths are those before any cut"
 
 
 def _plain(items: Any) -> Any:

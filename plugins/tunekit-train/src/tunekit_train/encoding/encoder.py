@@ -126,11 +126,12 @@ def _document(ids: Ids, rules: Rules) -> Fit | faults.Fault:
     if limit is None or len(ids) <= limit:
         return Fit([Strip(ids, _ones(ids), len(ids))])
     if rules.too_long == "drop":
-        return Fit(dropped=True)
+        return Fit(dropped=True, whole=(len(ids),))
     if limit < 2:
         return faults.cut_away(limit, len(ids))
     if rules.too_long == "split":
-        return Fit([Strip(block, _ones(block), len(block)) for block in blocks(ids, limit)], split=True)
+        strips = [Strip(block, _ones(block), len(block)) for block in blocks(ids, limit)]
+        return Fit(strips, split=True, whole=(len(ids),))
     return Fit([Strip(ids[:limit].copy(), _ones(ids[:limit]), len(ids))])
 
 
@@ -146,6 +147,7 @@ def _settle(example: Example, fit: Fit | faults.Fault, account: Account) -> list
         account.leave_out(example.source, example.where, fit.reason, fit.remedy, example.optional)
         return []
     source = account.source(example.source)
+    source.lengths.update(fit.lengths)
     if fit.dropped:
         source.dropped.add(example.where)
         return []
@@ -159,7 +161,6 @@ def _settle(example: Example, fit: Fit | faults.Fault, account: Account) -> list
         source.tokens += len(strip.ids)
         source.supervised += int(np.count_nonzero(strip.weights))
         source.tokens_cut += strip.cut
-        source.lengths[strip.length] += 1
     sequences = [_sequence(strip, example) for strip in fit.strips]
     if example.kind == "preference":
         return [Item(tuple(sequences), margin=example.margin)]

@@ -30,12 +30,21 @@ class Strip:
 
 @dataclass(slots=True)
 class Fit:
-    """What became of an example: its strips, whether it was split, and tokens of parts that train nothing."""
+    """What became of an example: its strips, whether it was split, and tokens of parts that train nothing.
+
+    `whole` counts the tokens of each sequence before any cut where the strips do not tell: it was split, or dropped.
+    """
 
     strips: list[Strip] = field(default_factory=list)
     split: bool = False
     dropped: bool = False
     unused: int = 0
+    whole: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence before any cut."""
+        return self.whole or tuple(strip.length for strip in self.strips)
 
     @property
     def cut(self) -> bool:
@@ -66,7 +75,7 @@ class Fitter:
         """Part a page at its exchanges, the system turn in each part; one that alone is too long is cut."""
         exchanges = Exchanges.of(page.talk.messages)
         places = [*self._places(page, exchanges), len(page)]
-        fit, first = Fit(split=True), 0
+        fit, first = Fit(whole=(len(page),)), 0
         while first < len(exchanges.groups):
             room = self.limit - places[0] + places[first]
             # A place lies behind its header, so one exchange more than the places tell may fit.

@@ -97,7 +97,7 @@ class Writer:
         if limit is None or len(page) <= limit:
             return Fit([Strip(page.tokens.ids, page.weights, len(page))])
         if self.rules.too_long == "drop":
-            return Fit(dropped=True)
+            return Fit(dropped=True, whole=(len(page),))
         fitter = Fitter(self.pages, limit)
         if self.rules.too_long == "split" and example.label is None:
             return fitter.split(page)
@@ -113,7 +113,7 @@ class Writer:
         if limit is None or max(map(len, pair)) <= limit:
             return Fit([Strip(page.tokens.ids, page.weights, len(page)) for page in pair])
         if self.rules.too_long == "drop":
-            return Fit(dropped=True)
+            return Fit(dropped=True, whole=tuple(map(len, pair)))
         strips = Fitter(self.pages, limit).cut_pair(pair, shared)
         if np.array_equal(strips[0].ids, strips[1].ids):
             raise faults.same_answers(shortened=True)

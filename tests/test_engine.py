@@ -6,13 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tests_helpers import HELPER
 
 from tunekit import errors, open_run, resume_run
 from tunekit.pipeline import Pipeline
-from tunekit.record import Record, append_line, read_lines, write_text
+from tunekit.record import Record, append_line, plain, read_json, read_lines, write_json, write_text
 
 ROWS = [{"text": "one"}, {"text": "two"}]
 
@@ -189,6 +190,29 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 def test_a_number_that_is_none_is_written_by_its_name(tmp_path):
     append_line(tmp_path / "m.jsonl", {"loss": float("nan")})
     assert list(read_lines(tmp_path / "m.jsonl")) == [{"loss": "nan"}]
+
+
+def test_two_stages_of_one_name_keep_their_own_metrics_results_and_data(world, tmp_path):
+    run = pipeline(stages=({"steps": {"steps": 2}}, {"steps": {"steps": 3}})).run(tmp_path / "run")
+    lines = [(line["index"], line["step"], line["loss"]) for line in run.metrics]
+    assert lines == [(0, 1, 1), (0, 2, 1 / 2), (1, 1, 1), (1, 2, 1 / 2), (1, 3, 1 / 3)]
+    assert {name: result["loss"] for name, result in run.results.items()} == {"steps-1": 1 / 2, "steps-2": 1 / 3}
+    assert list(run.data.accounts) == list(run.data.configs) == ["steps-1", "steps-2"]
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\u2029c\x85d", "\ud83d", "a\nb\r\x1c\x0bc", "😀"])
+def test_any_text_is_one_line_and_comes_back(tmp_path, text):
+    append_line(tmp_path / "m.jsonl", {"message": text})
+    append_line(tmp_path / "m.jsonl", {"a": 1})
+    assert list(read_lines(tmp_path / "m.jsonl")) == [{"message": text}, {"a": 1}]
+    write_json(tmp_path / "m.json", {"message": text})
+    assert read_json(tmp_path / "m.json") == {"message": text}
+
+
+def test_numbers_of_numpy_stay_numbers():
+    numbers = {"loss": np.float32(0.5), "good": np.bool_(True), "row": np.int64(3), "all": np.arange(3), "not": np.nan}
+    assert plain(numbers) == {"loss": 0.5, "good": True, "row": 3, "all": [0, 1, 2], "not": "nan"}
+    assert plain(np.float32("inf")) == "inf"
 
 
 def test_a_failing_watcher_becomes_a_warning(world, tmp_path):

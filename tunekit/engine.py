@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,10 @@ class _Engine:
         prepared: Prepared = self.calls.one(
             stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=self._stage(stage)
         )
-        self.record.data(self._named(stage), prepared.account)
+        self.record.data(self.plan.title(stage.index), prepared.account)
         if not stage.mixing.streaming:
             prepared.account.stop_on_problems()
         return prepared
-
-    def _named(self, stage: StagePlan) -> str:
-        """The stage's name, with its number from 1 where several have that name."""
-        alike = [each for each in self.plan.stages if each.name == stage.name]
-        return stage.name if len(alike) == 1 else f"{stage.name}-{stage.index + 1}"
 
     def _open(self, tokenizer: Any, reports: dict[str, Report]) -> ModelBundle:
         """Load the model as the last finished stage left it, or as the recipe names it."""
@@ -130,7 +126,7 @@ class _Engine:
         result: StageResult = self.calls.one(
             stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
         )
-        self.record.data(self._named(stage), data.account)
+        self.record.data(self.plan.title(stage.index), data.account)
         self.record.finish_stage(stage.index, stage.name, result)
         self._note_memory(result)
         return result
@@ -142,7 +138,7 @@ class _Engine:
             precision=self.plan.precision,
             folder=self.record.stage_folder(stage.index, stage.name),
             seed=self.plan.recipe.seed,
-            emit=self._emit,
+            emit=partial(self._emit, index=stage.index),
             name=stage.name,
             key=stage.key,
         )
@@ -155,8 +151,8 @@ class _Engine:
             ratio = round(estimated / measured, 3) if measured else None
             self.record.note(memory={"estimated": estimated, "measured": int(measured), "ratio": ratio})
 
-    def _emit(self, event: Event) -> None:
-        self.record.event(event)
+    def _emit(self, event: Event, index: int = 0) -> None:
+        self.record.event(event, index)
         for watcher in self.watchers:
             try:
                 watcher(event)

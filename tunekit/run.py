@@ -78,13 +78,13 @@ class Run(Talk):
     @property
     def data(self) -> RecordedData:
         """What became of every row of the data, stage by stage, as tables."""
-        configs = {stage.name: stage.plugin.plugin.config for stage in self.plan.stages}
+        configs = {self.plan.title(stage.index): stage.plugin.plugin.config for stage in self.plan.stages}
         return RecordedData(self.record.accounts, configs)
 
     @property
     def results(self) -> dict[str, dict[str, float]]:
-        """The closing metrics of each stage by its name."""
-        return {stage["name"]: stage["metrics"] for stage in self.record.finished_stages()}
+        """The closing metrics of each stage by its name, `sft`; where several have it, by `sft-1`, `sft-2`."""
+        return {self.plan.title(stage["index"]): stage["metrics"] for stage in self.record.finished_stages()}
 
     def score(self, texts: Sequence[str | Sequence[Message]]) -> list[float]:
         """Value texts, or conversations with their answers, by the reward model trained last: more is better.

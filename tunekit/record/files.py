@@ -14,6 +14,9 @@ from typing import Any
 
 from ..errors import RunFolderError
 
+ESCAPED = "backslashreplace"
+"""How half a surrogate pair is written, which UTF-8 cannot hold: as JSON escapes it."""
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a whole file at once: beside it first, flushed to disk, then renamed over it."""
@@ -30,7 +33,7 @@ def _write(path: Path, parts: Iterable[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with os.fdopen(handle, "w", encoding="utf-8", errors=ESCAPED) as file:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
@@ -59,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line. A crash can leave its last line torn; `read_lines` leaves a torn line out."""
-    with _explained(path), path.open("a", encoding="utf-8") as file:
+    with _explained(path), path.open("a", encoding="utf-8", errors=ESCAPED) as file:
         file.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
 
 
@@ -67,7 +70,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read the JSON lines of a file; nothing where it does not exist."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Not `splitlines`: a text in JSON may hold U+2028, at which that ends a line.
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
@@ -75,7 +79,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """Turn values into what JSON can hold: dataclasses to mappings, sets to sorted lists, NaN to its name."""
+    """Turn values into what JSON can hold: dataclasses to mappings, sets to sorted lists, NaN to its name.
+
+    Arrays, and numbers of numpy and torch, become lists and numbers.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
@@ -84,6 +91,8 @@ def plain(value: Any) -> Any:
         return sorted(plain(inner) for inner in value)
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
+    if callable(as_list := getattr(value, "tolist", None)):
+        return plain(as_list())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

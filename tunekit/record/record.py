@@ -118,14 +118,17 @@ class Record:
         """Add facts to `run.json`."""
         self._state_({**self.state, **plain(facts)})
 
-    def event(self, event: Event) -> None:
-        """Write an event that carries numbers; a stage that starts again at a step takes back what came after it."""
+    def event(self, event: Event, index: int = 0) -> None:
+        """Write an event of the stage with this index, if it carries numbers.
+
+        A stage that starts again at a step takes back what came after it.
+        """
         if event.kind == "started":
-            self._cut_back(event)
+            self._cut_back(index, event.step)
         if event.metrics:
             append_line(
                 self.folder / "metrics.jsonl",
-                {"stage": event.stage, "kind": event.kind, "step": event.step, **event.metrics},
+                {"stage": event.stage, "index": index, "kind": event.kind, "step": event.step, **event.metrics},
             )
 
     def call(self, call: CallRecord) -> None:
@@ -197,10 +200,10 @@ class Record:
         write_lines(path, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
         return _absolute(replace(source, rows=None, path=str(path)))
 
-    def _cut_back(self, event: Event) -> None:
+    def _cut_back(self, index: int, step: int) -> None:
         path = self.folder / "metrics.jsonl"
         lines = list(read_lines(path))
-        kept = [line for line in lines if line["stage"] != event.stage or line["step"] <= event.step]
+        kept = [line for line in lines if line["index"] != index or line["step"] <= step]
         if path.exists():
             write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 

@@ -130,6 +130,11 @@ class Plan:
         """The planned plugin of this name, or None."""
         return next((planned for planned in self.plugins if planned.name == name), None)
 
+    def title(self, index: int) -> str:
+        """The name of a stage, with its number from 1 where several have that name: `sft`, or `sft-2`."""
+        name = self.stages[index].name
+        return name if [stage.name for stage in self.stages].count(name) == 1 else f"{name}-{index + 1}"
+
     def provides(self, capability: str) -> bool:
         """Whether any planned plugin provides this capability."""
         return any(capability in planned.plugin.provides for planned in self.plugins)

@@ -274,7 +274,7 @@ def test_a_collection_of_our_own_holds_options_of_sources(tmp_path: Path, name: 
         ("datasets.yaml", "a: {\n", "datasets.yaml, line 2: "),
         ("datasets.yaml", "a: 1\na: 2", "key 'a' is given twice"),
         ("dataset_info.json", '{"a": 1,\n "b" 2}', "dataset_info.json, line 2: Expecting ':' delimiter"),
-        ("dataset_info.json", '{"a": 1, "a": 2}', "dataset_info.json: 'a' is given twice"),
+        ("dataset_info.json", '{"a": 1, "a": 2}', "dataset_info.json: key 'a' is given twice"),
         ("dataset_info.json", b"\xff", "cannot be read: "),
         ("datasets.yaml", b"a: \x00", "datasets.yaml: "),
         ("missing.yaml", None, "missing.yaml: cannot be read: No such file or directory"),

@@ -95,6 +95,11 @@ def test_every_problem_is_told_at_once_with_its_key_and_the_nearest_name():
         ("model: !!python/object/apply:os.system ['true']", "could not determine a constructor"),
         ("", "the recipe is empty"),
         ("- a", "is a list, not a mapping"),
+        ("model: {[a]: 1}", "line 1: found unhashable key; mend the YAML"),
+        ("model: a\nuse: &a {lora: *a}", "line 2: found unconstructable recursive node"),
+        ("model: '\x07'", "special characters are not allowed"),
+        ("model: 2024-99-99", "month must be in 1..12; mend the YAML"),
+        ("model: " + "[" * 3000, "is nested too deeply; mend the YAML"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
@@ -105,6 +110,47 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, said):
 def test_a_malformed_json_recipe_names_the_line(tmp_path):
     with pytest.raises(RecipeError, match=r"r.json, line 2"):
         from_file(write(tmp_path, '{"model": "m",\n oops}', "r.json"))
+
+
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="is nested too deeply; mend the JSON"):
+        from_file(write(tmp_path, "[" * 100_000, "r.json"))
+
+
+def test_a_mapping_takes_in_another_and_what_it_says_itself_goes_before(tmp_path):
+    text = "model: m\nstages: [s]\ndata: [&a {path: a, limit: 1, split: test}, {<<: *a, limit: 2, path: b}]\n"
+    first, second = from_file(write(tmp_path, text)).data
+    assert (first.limit, second.path, second.limit, second.split) == (1, "b", 2, "test")
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "said"),
+    [
+        ({"path": "a", "lim it": 3}, "data.lim it", "did you mean 'limit'"),
+        ({"path": "a", "": 3}, "data.", "is not an option"),
+        ({"path": "a", "columns": {"my text": 3}}, "data.columns.my text", "valid string"),
+        ({"path": "a", "limit": True}, "data.limit", "valid integer"),
+        ({"path": "a", "weight": float("inf")}, "data.weight", "finite"),
+        ({"path": "a", "name": 5}, "data.name", "valid tuple"),
+        ({"train": [{"text": "a"}], "test": [{"text": "b"}]}, "data.0", "several data sets (train, test); give one"),
+    ],
+)
+def test_an_option_of_a_source_that_cannot_be_is_named_as_it_was_written(source, where, said):
+    with pytest.raises(RecipeError) as caught:
+        from_mapping({"model": "m", "stages": ["s"], "data": source})
+    assert said in messages(caught.value)[where]
+
+
+@pytest.mark.parametrize("name", [5, [5], [["a"]]])
+def test_a_name_that_is_none_is_refused_where_a_collection_is_named(tmp_path, name):
+    path = write(tmp_path, "a: a.jsonl\n5: b.jsonl\n", "datasets.yaml")
+    with pytest.raises(RecipeError, match=r"data\.name.* valid string"):
+        from_mapping({"model": "m", "stages": ["s"], "data": {"path": str(path), "name": name}})
+
+
+def test_a_path_too_long_for_a_file_system_is_left_to_who_opens_it(tmp_path):
+    (source,) = from_file(write(tmp_path, f"model: m\nstages: [s]\ndata: {'a' * 5000}\n")).data
+    assert source.path == "a" * 5000
 
 
 def test_a_key_twice_in_json_is_refused(tmp_path):
@@ -125,6 +171,8 @@ def test_a_missing_file_is_named(tmp_path):
         ("stages.dpo.y=1", "names none of the items"),
         ("model.x=1", "which has no keys"),
         ("use.a.b=[", "write it as key.path=value"),
+        ("use.a.b={[a]: 1}", "found unhashable key"),
+        ("use.a.b=" + "[" * 3000, "recursion"),
     ],
 )
 def test_a_malformed_override_says_how_to_write_one(tmp_path, override, said):

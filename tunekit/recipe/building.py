@@ -97,6 +97,9 @@ def _long_sources(data: Any, key: str, problems: list[Problem]) -> list[dict[str
     for index, item in enumerate(_as_list(data)):
         if isinstance(item, (str, Path)):
             result.append({"path": str(item)})
+        elif isinstance(item, Mapping) and item and "rows" not in item and all(map(_is_rows, item.values())):
+            message = f"is a {type(item).__name__} of several data sets ({', '.join(map(str, item))})"
+            problems.append(Problem(f"{key}.{index}", message, f"give one: data[{next(iter(item))!r}]"))
         elif isinstance(item, Mapping):
             result.append(dict(item))
         elif _is_rows(item):
@@ -199,15 +202,14 @@ def _sources(items: list[dict[str, Any]], key: str, problems: list[Problem], bes
 
 def _expanded(item: dict[str, Any], where: str, problems: list[Problem], beside: Path | None) -> list[dict[str, Any]]:
     """The sources that an item stands for: several where it names data sets of a collection."""
-    path = item.get("path")
-    if not isinstance(path, str) or not is_collection(Path(_beside(path, beside))):
+    path, named = item.get("path"), item.get("name") or []
+    names = [named] if isinstance(named, str) else named
+    readable = isinstance(path, str) and isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names)
+    if not readable or not is_collection(Path(_beside(str(path), beside))):
         return [item]
-    names = item.get("name") or ()
     options = {name: value for name, value in item.items() if name not in ("path", "name")}
     try:
-        return open_collection(
-            Path(_beside(path, beside)), [names] if isinstance(names, str) else list(names), options, where
-        )
+        return open_collection(Path(_beside(str(path), beside)), names, options, where)
     except RecipeError as error:
         problems.extend(error.problems)
         return []
@@ -290,7 +292,7 @@ def _unknown(mapping: Mapping[str, Any], known: Sequence[str], key: str, problem
 
 def _beside(path: str, folder: Path | None) -> str:
     """A relative path that is not found from here but exists beside the recipe file is meant from there."""
-    if folder is None or not path or Path(path).exists() or not (folder / path).exists():
+    if folder is None or not path or os.path.exists(path) or not os.path.exists(folder / path):
         return path
     return os.path.normpath(folder / path)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import Problem, RecipeError, nearest
 from ..values import Source
 from .llama_factory import source_options
-from .reading import parse_yaml
+from .reading import parse
 
 LLAMA_FACTORY = "dataset_info.json"
 OWN = ("datasets.yaml", "datasets.yml", "datasets.json")
@@ -27,11 +25,11 @@ def is_collection(path: Path) -> bool:
 
     The `dataset_info.json` that `datasets` writes beside its Arrow files tells of one data set and is none.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike `Path.is_dir`, false for a path that cannot be
         return any(is_collection(path / name) for name in (*OWN, LLAMA_FACTORY))
-    if path.name in OWN:
-        return path.is_file()
-    return path.name == LLAMA_FACTORY and path.is_file() and not _is_beside_arrow(path.parent)
+    if path.name not in (*OWN, LLAMA_FACTORY) or not os.path.isfile(path):
+        return False
+    return path.name in OWN or not _is_beside_arrow(path.parent)
 
 
 def open_collection(path: Path, names: Sequence[str], options: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
@@ -78,27 +76,11 @@ def _entries(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError([Problem(str(file), f"cannot be read: {reason}", "check the path")]) from error
-    try:
-        entries = json.loads(text, object_pairs_hook=_unique) if file.suffix == ".json" else parse_yaml(text)
-    except json.JSONDecodeError as error:
-        raise RecipeError([Problem(f"{file}, line {error.lineno}", error.msg, "mend the JSON")]) from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError([Problem(f"{file}{line}", error.problem or str(error), "mend the YAML")]) from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RecipeError([Problem(str(file), str(error), "mend the file")]) from error
+    entries = parse(text, str(file), is_json=file.suffix == ".json")
     if not isinstance(entries, Mapping):
         message = f"is a {type(entries).__name__}, expected a mapping of names to data sets"
         raise RecipeError([Problem(str(file), message, "write `name: {path: rows.json}`")])
     return {str(name): entry for name, entry in entries.items()}
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
-    return values
 
 
 def _unknown(name: str, file: Path, entries: Mapping[str, Any], key: str) -> Problem:

@@ -32,8 +32,10 @@ class SourceOptions(PluginConfig):
     subset: str | None = Field(None, description="the configuration of a hub data set, where it has several")
     revision: str | None = Field(None, description="branch, tag or commit of a hub data set")
     split: str = Field("train", description="split of a hub data set, or of a folder with one file per split")
-    limit: int | None = Field(None, ge=1, description="use only the first so many rows")
-    weight: float = Field(1.0, gt=0, description="share of this source when sources are interleaved")
+    limit: int | None = Field(None, ge=1, strict=True, description="use only the first so many rows")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="share of this source when sources are interleaved"
+    )
     folder: str | None = Field(None, description="where the files that rows name, such as images, lie")
     bad_rows: Literal["error", "drop"] = Field(
         "error", description="stop at a row that cannot be used, or count and drop it"

@@ -24,7 +24,7 @@ def apply_overrides_(mapping: dict[str, Any], overrides: Iterable[str]) -> list[
             if not sign or not path.strip():
                 raise ValueError("this override has no key and `=`")
             paths.append(_set_(mapping, path.strip().split("."), parse_yaml(text)))
-        except (ValueError, yaml.YAMLError) as error:
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
             problems.append(Problem(override, str(error), "write it as key.path=value, such as use.lora.rank=8"))
     if problems:
         raise RecipeError(problems)

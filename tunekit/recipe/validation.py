@@ -18,16 +18,15 @@ def validate(model: type[Model], options: Mapping[str, Any], key: str, problems:
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        problems.extend(explain(error, model, key))
+        problems.extend(explain(error, model, options, key))
         return None
 
 
-def explain(error: ValidationError, model: type[BaseModel], key: str) -> Iterator[Problem]:
-    """The problems in a pydantic error, in the user's words."""
+def explain(error: ValidationError, model: type[BaseModel], options: Mapping[str, Any], key: str) -> Iterator[Problem]:
+    """The problems in a pydantic error about `options`, in the user's words."""
     for detail in error.errors(include_url=False):
-        path = [str(part) for part in detail["loc"] if not _is_union_tag(part, model)]
-        where = ".".join([key, *path]) if key else ".".join(path)
-        yield _problem(detail, where, model, path)
+        path = _written(detail, options)
+        yield _problem(detail, ".".join([key, *path] if key else path), model, path)
 
 
 def _problem(detail: ErrorDetails, where: str, model: type[BaseModel], path: list[str]) -> Problem:
@@ -54,6 +53,22 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _is_union_tag(part: Any, model: type[BaseModel]) -> bool:
-    """Pydantic puts the branch of a union into the location; users do not write it."""
-    return isinstance(part, str) and part not in model.model_fields and not part.isidentifier()
+def _written(detail: ErrorDetails, options: Mapping[str, Any]) -> list[str]:
+    """The path that the user wrote: pydantic puts the branch of a union, and `[key]`, into a location too."""
+    path: list[str] = []
+    value: Any = options
+    for part in detail["loc"]:
+        inner = _held(value, part)
+        if inner is not None:
+            value = inner[0]
+        elif detail["type"] != "missing" or part != detail["loc"][-1]:
+            continue
+        path.append(str(part))
+    return path
+
+
+def _held(value: Any, part: str | int) -> tuple[Any] | None:
+    """What a mapping or a list holds at this place, if it has it."""
+    if isinstance(value, Mapping):
+        return (value[part],) if part in value else None
+    return (value[part],) if isinstance(value, (list, tuple)) and isinstance(part, int) else None

@@ -61,6 +61,16 @@ def test_bad_rows_are_shown_with_their_places_and_what_to_do_and_stop_a_run(look
         pipeline_of([{"text": "one"}], [{"teach": {}}]).run("nowhere")
 
 
+def test_what_to_do_about_one_of_many_rows_names_that_row():
+    account = Account()
+    for row, length in ((3, 70), (5, 90)):
+        account.leave_out("a.json", f"a.json, row {row}", "is too long", f"choose {length}")
+        account.leave_out("a.json", f"a.json, row {row}", "is empty", "fill it in")
+    text = printed(places_table(account, account.problems), 120)
+    assert "→ a.json, row 3: choose 70" in text
+    assert "→ fill it in" in text
+
+
 def test_bad_rows_that_the_recipe_drops_are_counted_and_stop_nothing(look, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a>b"}\n{"text": "one"}\n')

@@ -31,13 +31,20 @@ def rows_table(account: Account) -> Section:
 
 def places_table(account: Account, problems: Sequence[Problem] = ()) -> Section | None:
     """Which rows were left out, dropped, cut, split, or say the same as an earlier one; None where there are none."""
-    remedies = {problem.message: problem.remedy for problem in problems}
     lines = []
     for told, places in _all_places(account.sources.values()):
-        remedy = remedies.get(told.removeprefix(LEFT_OUT), "")
+        remedy = _remedy([problem for problem in problems if LEFT_OUT + problem.message == told])
         lines.append((f"{told}\n→ {remedy}" if remedy else told, _number(places.count), compact(places)))
     columns = ("what", "rows", "where")
     return Section("Rows to look at", columns, tuple(lines), frozenset({"rows"})) if lines else None
+
+
+def _remedy(problems: Sequence[Problem]) -> str:
+    """What to do about all of these, or about the first where each wants something else."""
+    different = dict.fromkeys(problem.remedy for problem in problems)
+    if len(different) < 2:
+        return "".join(different)
+    return f"{problems[0].where}: {problems[0].remedy}"
 
 
 def problems_table(problems: Iterable[Problem]) -> Section | None:

@@ -73,6 +73,9 @@ def test_a_folder_at_an_address_is_read_like_one_here(memory: Any) -> None:
     assert _values("memory://bucket/data/", split="test") == [{"a": 9}]
     rows = open_source(Source(path="memory://bucket/data"))
     assert next(rows.read()).where == "memory://bucket/data/train-0.jsonl, row 1"
+    memory.pipe("/bucket/data/test/deep.jsonl", b'{"a": 10}')
+    _, deep = open_source(Source(path="memory://bucket/data", split="test")).read()
+    assert deep.where == "memory://bucket/data/test/deep.jsonl, row 1"
 
 
 def test_a_file_address_is_a_file_here(tmp_path: Path) -> None:

@@ -94,6 +94,13 @@ def test_an_archive_is_read_like_a_folder_and_names_its_members(tmp_path: Path, 
     assert _values(path, split="test") == [{"a": 9}]
 
 
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_a_folder_of_an_archive_named_after_a_split_holds_the_files_of_it(tmp_path: Path, name: str) -> None:
+    path = _pack(tmp_path / name, [("d/test/0.jsonl", b'{"a": 9}\n'), ("d/train/0.jsonl", b'{"a": 1}\n')])
+    assert _values(path) == [{"a": 1}]
+    assert _values(path, split="test") == [{"a": 9}]
+
+
 def test_a_compressed_file_in_an_archive_is_read(tmp_path: Path) -> None:
     assert _values(_pack(tmp_path / "a.zip", [("a.jsonl.gz", gzip.compress(LINES))])) == ROWS
 

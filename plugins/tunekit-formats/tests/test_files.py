@@ -227,6 +227,33 @@ def test_a_folder_is_read_file_by_file_sorted_by_name(tmp_path: Path) -> None:
     ]
 
 
+def test_files_in_folders_of_a_folder_are_read_too(tmp_path: Path) -> None:
+    for name in ("b/deep/er", "a", "b/deep", "c/_tool", ".git/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        _make(tmp_path / f"{name}.jsonl", [{"text": name}])
+    (tmp_path / "b" / "round").symlink_to(tmp_path)
+    rows = list(_open(tmp_path).read())
+    assert [row.values["text"] for row in rows] == ["a", "b/deep", "b/deep/er"]
+    assert rows[2].where == f"{tmp_path}/b/deep/er.jsonl, row 1"
+
+
+def test_a_folder_named_after_a_split_holds_the_files_of_it(tmp_path: Path) -> None:
+    for name in ("data/train/0.jsonl", "data/train/sub/0.jsonl", "data/test/0.jsonl", "data/test/train.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        _make(tmp_path / name, [{"text": name}])
+    train = ["data/test/train.jsonl", "data/train/0.jsonl", "data/train/sub/0.jsonl"]
+    assert [row["text"] for row in _values(_open(tmp_path))] == train
+    assert [row["text"] for row in _values(_open(tmp_path, split="test"))] == ["data/test/0.jsonl"]
+    assert len(_values(_open(tmp_path / "data" / "test" / "0.jsonl"))) == 1
+
+
+def test_a_link_in_a_folder_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    _make(tmp_path / "a.jsonl", [{"text": "a"}])
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"b\.jsonl: cannot be read: No such file"):
+        _open(tmp_path)
+
+
 def test_the_fingerprint_of_a_folder_changes_with_any_file(tmp_path: Path) -> None:
     for name in "ab":
         _make(tmp_path / f"{name}.jsonl", [{"text": name}])

@@ -17,7 +17,7 @@ from ..problems import data_error
 from .blobs import Blob, jumping
 from .compression import decompress, inner_name
 from .files import UNREADABLE, unreadable
-from .folders import open_files
+from .folders import hidden, open_files
 from .tables import Table
 
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
@@ -44,25 +44,20 @@ def open_archive(blob: Blob, name: str, source: Source, split: str) -> Table:
     try:
         state = blob.fingerprint()
         if state not in _known:
-            _known[state] = sorted(member for member in names(packed) if not _hidden(member))
+            _known[state] = sorted(member for member in names(packed) if not hidden(member))
         found = _known[state]
     except UNREADABLE as error:
         raise unreadable(blob.name, error) from error
     twice = next((member for member, following in pairwise(found) if member == following), None)
     if twice is not None:
         raise data_error(blob.name, f"holds the file {twice} twice", "pack it once")
-    files = [(PurePosixPath(member).name, _member(packed, member, open_member)) for member in found]
+    files = [(member, _member(packed, member, open_member)) for member in found]
     return open_files(files, source, split, f"the archive {source.path!r}")
 
 
 def _long(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     return name[: -len(suffix)] + SHORT[suffix] if suffix in SHORT else name
-
-
-def _hidden(member: str) -> bool:
-    """Files of an operating system or a tool, such as `__MACOSX/._rows.json`."""
-    return any(part.startswith((".", "_")) for part in PurePosixPath(member).parts)
 
 
 Opener = Callable[[Blob, str], AbstractContextManager[BinaryIO]]

@@ -1,10 +1,10 @@
-"""A folder of files, on disk or in an archive: those of one split, sorted by name, read one after the other."""
+"""A folder of files, on disk or in an archive: those of one split, sorted by path, read one after the other."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,13 +16,14 @@ from .files import KINDS, UNREADABLE, FileKind, kind_of, open_file, unreadable
 from .tables import Table, join_tables
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
-"""Words at the start of a file's name that mark its split: `train.jsonl`, `test-00000-of-00002.parquet`."""
+"""Words that mark the split of a file, at the start of its name or as the name of a folder it lies in:
+`train.jsonl`, `test-00000-of-00002.parquet`, `validation/rows.csv`."""
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files that tell about a data set and hold none of its rows."""
 
 Files = Sequence[tuple[str, Blob]]
-"""Files with their names in the folder."""
+"""Files with their paths in the folder."""
 
 
 def open_folder(folder: Path, source: Source, split: str) -> Table:
@@ -33,10 +34,10 @@ def open_folder(folder: Path, source: Source, split: str) -> Table:
         if (folder / "state.json").is_file():
             _require_train(source, split)
             return _open_saved(folder, source)
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
+        paths = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
     except UNREADABLE as error:
         raise unreadable(source.name, error) from error
-    files = [(path.name, file_blob(path, _join(source.path or "", path.name))) for path in paths]
+    files = [(name, file_blob(path, _join(source.path or "", name))) for name, path in sorted(paths.items())]
     return open_files(files, source, split, f"the folder {source.path!r}")
 
 
@@ -57,8 +58,24 @@ def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files, however deep. A link that leads nowhere is one too, so that it is missed when it is read."""
+    for path in folder.iterdir():
+        if hidden(path.name):
+            continue
+        if not path.is_dir():
+            yield path
+        elif not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a link to where we are
+            yield from _walk(path)
+
+
+def hidden(name: str) -> bool:
+    """Files of an operating system or a tool, such as `__MACOSX/._rows.json`."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
 def _holds_rows(name: str) -> bool:
-    return kind_of(name) is not None and not name.startswith((".", "_")) and name not in ABOUT
+    return kind_of(name) is not None and not hidden(name) and PurePosixPath(name).name not in ABOUT
 
 
 def _require_one_kind(files: Files, source: Source, what: str) -> None:
@@ -94,8 +111,10 @@ def _no_split(source: Source, wanted: str, splits: Sequence[str], what: str) -> 
 
 
 def _split_of(name: str) -> str | None:
-    word = re.split(r"[-_.]", name, maxsplit=1)[0].lower()
-    return word if word in SPLITS else None
+    """What a file's name says, else the nearest folder that is named after a split."""
+    *folders, file = PurePosixPath(name.lower()).parts
+    words = (re.split(r"[-_.]", file, maxsplit=1)[0], *reversed(folders))
+    return next((word for word in words if word in SPLITS), None)
 
 
 def _require_same_columns(names: Sequence[str], tables: Sequence[Table], source: Source, what: str) -> None:

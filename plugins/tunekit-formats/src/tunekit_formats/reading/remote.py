@@ -49,10 +49,9 @@ def open_remote(source: Source, split: str) -> Table:
     with _reaching(place(source), address):
         filesystem, path = fsspec.url_to_fs(address)
         info = filesystem.info(path)
-        listing = filesystem.ls(path, detail=True) if info["type"] == "directory" else None
+        listing = filesystem.find(path, detail=True) if info["type"] == "directory" else None
     if listing is not None:
-        listing = sorted(listing, key=lambda entry: str(entry["name"]))
-        blobs = [_folder_blob(filesystem, entry, address) for entry in listing if entry["type"] == "file"]
+        blobs = [_folder_blob(filesystem, path, listing[found], address) for found in sorted(listing)]
         return open_files(blobs, source, split, f"the folder {address!r}")
     return open_single(_blob(filesystem, path, info, address), _file_name(address), source, split)
 
@@ -96,8 +95,8 @@ def _file_name(address: str) -> str:
     return PurePosixPath(urlsplit(first).path if first.startswith("http") else first).name
 
 
-def _folder_blob(filesystem: Any, entry: Mapping[str, Any], address: str) -> tuple[str, Blob]:
-    name = PurePosixPath(str(entry["name"])).name
+def _folder_blob(filesystem: Any, folder: str, entry: Mapping[str, Any], address: str) -> tuple[str, Blob]:
+    name = str(entry["name"]).removeprefix(folder.rstrip("/")).lstrip("/")
     return name, _blob(filesystem, str(entry["name"]), entry, f"{address.rstrip('/')}/{name}")
 
 

@@ -261,3 +261,19 @@ def test_the_optimiser_is_asked_of_the_plugin_that_owns_it(run_training: Callabl
     settings = plugin.asked["settings"]
     assert (settings.learning_rate, settings.weight_decay, settings.total_steps) == (3e-3, 0.1, 6)
     assert all("lora_" in name for name, _ in plugin.asked["named_parameters"])
+
+
+class Counting(CrossEntropy):
+    """Tells how many sequences there are in a batch."""
+
+    def sums(self, batch: Batch, provided: Provided) -> Sums:
+        counted = {"sequences": Sum(float(len(batch.sequences)), 1.0)}
+        return replace(super().sums(batch, provided), metrics=counted)
+
+
+def test_what_an_objective_tells_of_the_held_out_part_closes_the_stage(run_training: Callable[..., Any]) -> None:
+    result = run_training(
+        objective=Counting(), items=random_items(8), evaluate={"share": 0.5}, batch={"rows": 4}
+    ).result
+    assert result.metrics["eval_sequences"] == 4
+    assert not any("runtime" in name or "per_second" in name for name in result.metrics if name.startswith("eval_"))

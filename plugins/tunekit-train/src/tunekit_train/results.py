@@ -15,6 +15,7 @@ from .job import Job
 from .picture import draw_loss
 from .tally import Tally
 
+TIMED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 History = list[dict[str, float]]
 
 
@@ -88,10 +89,11 @@ def _packing_efficiency(job: Job, total: Tally) -> float | None:
 
 
 def _evaluation(evaluations: History) -> dict[str, float]:
+    """What the last evaluation told of the model; how long it took is left out."""
     if not evaluations:
         return {}
-    last, names = evaluations[-1], {"eval_loss": "eval_loss", "eval_perplexity": "perplexity"}
-    return {told: last[name] for name, told in names.items() if name in last}
+    told = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_") and name not in TIMED}
+    return {"perplexity" if name == "eval_perplexity" else name: value for name, value in told.items()}
 
 
 def _points(entries: History, name: str) -> list[tuple[int, float]]:

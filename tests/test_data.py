@@ -117,7 +117,12 @@ def test_the_fingerprint_changes_with_every_option_of_a_source(calls, option, mo
     monkeypatch.setattr(Calls, "own", open_same)
     plain = Source("a.txt")
     changed = replace(plain, **{option: CHANGED[option]})
-    assert open_examples(calls, [plain]).fingerprint != open_examples(calls, [changed]).fingerprint
+    first, second = open_examples(calls, [plain]), open_examples(calls, [changed])
+    if option == "path":
+        assert first.fingerprint == second.fingerprint, "the same data may lie elsewhere when a run is resumed"
+        assert (first.names, second.names) == (("a.txt",), ("b.txt",))
+    else:
+        assert first.fingerprint != second.fingerprint
 
 
 def test_everything_wrong_with_the_sources_is_said_at_once(calls):

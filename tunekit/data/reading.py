@@ -39,7 +39,12 @@ def open_examples(
         raise DataError(problems)
     if not opened:
         raise DataError([Problem("data", "names no source", "name some: `data: alpaca.json`")])
-    return Examples(lambda account: _mixed(opened, mixing, account), _fingerprint(opened, mixing, limit), mixing)
+    return Examples(
+        lambda account: _mixed(opened, mixing, account),
+        _fingerprint(opened, mixing, limit),
+        mixing,
+        names=tuple(each.source.name for each in opened),
+    )
 
 
 def count_rows(calls: Calls, sources: Sequence[Source], most: int) -> int | None:
@@ -84,13 +89,16 @@ class _Opened:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides what its examples are. Every option of a source counts; its rows do by their fingerprint."""
+        """All that decides what its examples are.
+
+        Every option of a source counts. Its rows, and what lies at its path, do by their fingerprint: a run that is
+        resumed may name the path otherwise.
+        """
         options = {each.name: getattr(self.source, each.name) for each in fields(Source)}
         return {
             "fingerprint": self.rows.fingerprint,
             "plugins": [_identity(each) for each in (self.reader, self.format)],
-            "source": {**options, "rows": None, "key": None},
-            "name": self.source.name,
+            "source": {**options, "rows": None, "key": None, "path": None},
         }
 
 

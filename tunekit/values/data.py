@@ -180,13 +180,15 @@ class Examples:
 
     A row that is no example is left out and noted: in `account`, which a pass over the examples begins afresh, or in
     the account that `start` is given. `fingerprint` changes with the data, with how it is read and mixed, and with the
-    versions of the plugins that read it; empty, nothing made of these examples is to be kept.
+    versions of the plugins that read it, and not with where the data lies; empty, nothing made of these examples is to
+    be kept. `names` are those of the sources: the places of rows begin with them.
     """
 
     start: Callable[[Account], Iterator[Example]]
     fingerprint: str = ""
     mixing: Mixing = field(default_factory=Mixing)
     account: Account = field(default_factory=Account)
+    names: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Example]:
         self.account.clear()

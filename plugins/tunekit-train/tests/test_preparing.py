@@ -63,6 +63,13 @@ def test_other_data_another_encoder_and_other_kinds_are_encoded_anew(tmp_path: P
         assert len(encoder.encoded) == 6
 
 
+def test_data_of_another_name_is_told_by_that_name(tmp_path: Path) -> None:
+    prepared(WordEncoder(), replace(examples(), names=("rows.json",)), tmp_path)
+    encoder = WordEncoder()
+    prepared(encoder, replace(examples(), names=("/data/rows.json",)), tmp_path)
+    assert len(encoder.encoded) == 6
+
+
 def test_other_code_never_meets_what_this_one_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(WordEncoder(), examples(), tmp_path)
     monkeypatch.setattr(preparing, "code_fingerprint", lambda module: "an edited line")

@@ -130,6 +130,18 @@ def test_micro_batches_go_on_from_a_checkpoint_and_the_account_with_them(size: i
             assert again.account.to_mapping() == json.loads(json.dumps(accounts[number]))
 
 
+def test_a_stream_goes_on_where_the_path_of_its_data_is_written_otherwise() -> None:
+    first = stream()
+    *_, (_, behind) = islice(first.after(Position()), 10)
+    elsewhere = [replace(example, source="/data/rows.json") for example in word_examples(COUNT)]
+    again = stream(elsewhere)
+    assert again.fingerprint == first.fingerprint
+    position = again.take_up_(json.loads(json.dumps(first.state(behind))))
+    assert drawn(again, per_pass() - 10, position) == drawn(stream(), per_pass())[10:]
+    (account,) = again.account.sources.values()
+    assert (account.name, account.rows, account.sequences) == ("/data/rows.json", COUNT, per_pass())
+
+
 def test_a_bin_takes_whole_items_until_the_next_does_not_fit() -> None:
     count = per_pass()
     batches = StreamedBatches(stream(), 2, 20, Position())

@@ -34,19 +34,19 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
     fit = _Fit(kinds, context.name)
     if not data.fingerprint:
         return Items(encoder.encode_all(fit(data), data.account), data.account, data.mixing)
-    key = cache_key(data.fingerprint, encoder.fingerprint, kinds)
     if data.mixing.streaming:
-        return StreamedItems(data, encoder, fit, context.seed, key)
+        return StreamedItems(data, encoder, fit, context.seed, cache_key(data.fingerprint, encoder.fingerprint, kinds))
     cache = DataCache(cache_folder("data"))
+    key = cache_key(data.fingerprint, encoder.fingerprint, kinds, data.names)
     found = cache.find(key, data.mixing)
     if found is not None:
         return found
     return cache.make(key, encoder.encode_all(fit(data), data.account), data.account, data.mixing)
 
 
-def cache_key(data: str, encoder: str, kinds: frozenset[Kind]) -> str:
-    """A name for what these data become in this encoder, as its code stands."""
-    parts = [data, encoder, sorted(kinds), code_fingerprint(__name__)]
+def cache_key(data: str, encoder: str, kinds: frozenset[Kind], names: tuple[str, ...] = ()) -> str:
+    """A name for what these data become in this encoder, as its code stands; with places in data of these `names`."""
+    parts = [data, encoder, sorted(kinds), names, code_fingerprint(__name__)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

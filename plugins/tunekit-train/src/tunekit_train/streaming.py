@@ -146,6 +146,10 @@ def _stop_at_problems(account: Account) -> None:
 
 
 def _restore_(account: Account, kept: bytes) -> None:
-    """Give the accounts of sources the values kept; they stay the same objects, since a reader holds on to them."""
-    for name, source in pickle.loads(kept).items():
-        vars(account.source(name)).update(vars(source))
+    """Give the accounts of sources the values kept; they stay the same objects, since a reader holds on to them.
+
+    They come in the same order, and may have other names: of a path that was written otherwise.
+    """
+    restored = pickle.loads(kept).values()
+    for source, values in zip(account.sources.values(), restored, strict=True):
+        vars(source).update({**vars(values), "name": source.name})

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tunekit.errors import DataError
-from tunekit.values import BadRow, Example, Message, Row, Rows, Source, ToolCall
-from tunekit_formats import Alpaca, Files, Preference, Text
+from tunekit.values import BadRow, Example, Message, Source, ToolCall
+from tunekit_formats import Files, Preference
 
 Q, A, S = Message("user", "q"), Message("assistant", "a"), Message("system", "s")
 B = Message("assistant", "b")
@@ -100,15 +100,6 @@ def test_a_few_bad_rows_do_not_hide_the_shape_of_the_rest(recognised: Any) -> No
 def test_a_label_of_more_classes_than_two_calls_no_answer_good(recognised: Any) -> None:
     rows = [{"messages": [USER, ASSISTANT], "label": label} for label in (0, 1, 2)]
     assert list(recognised(rows)) == ["openai"]
-
-
-def test_a_row_that_could_not_be_read_passes_through() -> None:
-    broken = BadRow(1, "data, line 1", "is not JSON", "repair it")
-    for plugin, row in ((Alpaca(), PAIR), (Text(), {"text": "a"}), (Preference(), {"prompt": "q", **CHOICE})):
-        rows = Rows(Source(), (), lambda row=row: iter([broken, Row(2, "data, row 2", row)]), "")
-        first, second = plugin.tunekit_format_data(rows)
-        assert first == broken
-        assert isinstance(second, Example)
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,18 @@ class Unusable(Exception):
 
 def convert(rows: Rows, make: Callable[[Row], Example]) -> Iterator[Example | BadRow]:
     """Give one result for each row: what `make` makes of it, or why it cannot be used."""
-    for row in rows.read():
-        if isinstance(row, BadRow):
-            yield row
-            continue
+    for row in readable(rows):
         try:
             yield make(row)
         except Unusable as unusable:
             yield BadRow(row.number, row.where, unusable.reason, unusable.remedy)
+
+
+def readable(rows: Rows) -> Iterator[Row]:
+    """One pass over rows; those that could not be read are taken out before a format meets them."""
+    for row in rows.read():
+        assert isinstance(row, Row)
+        yield row
 
 
 def shown(value: Any) -> str:

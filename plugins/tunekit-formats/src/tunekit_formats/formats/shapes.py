@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
 
-from tunekit.values import BadRow, Rows
+from tunekit.values import Rows
 
 from ..problems import data_error, listed, place
+from .checks import readable
 from .marks import LABELS, PAIR, as_label
 from .styles import OPENAI, SHAREGPT, Style, tagged
 
@@ -51,7 +52,7 @@ def recognise(rows: Rows, name: Format) -> Shape | None:
 
     Raises DataError where the source names this format but lacks a column for it, or gives tags that mean nothing.
     """
-    head = [row.values for row in islice(rows.read(), PEEK) if not isinstance(row, BadRow)]
+    head = [row.values for row in islice(readable(rows), PEEK)]
     if rows.source.format is not None:
         column = _named(rows, name, head)
     else:

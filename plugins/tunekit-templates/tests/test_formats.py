@@ -174,6 +174,41 @@ def test_every_part_of_a_schema_is_told(name):
         assert part in told
 
 
+SCHEMAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "parameters": VALUES
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "required": VALUES,
+                "properties": st.dictionaries(
+                    TEXTS,
+                    VALUES | st.fixed_dictionaries({}, optional=dict.fromkeys(("type", "enum", "items"), VALUES)),
+                    max_size=3,
+                ),
+            },
+        ),
+        "description": VALUES,
+    },
+)
+
+
+@EVERY
+@given(schema=SCHEMAS)
+@settings(max_examples=50, deadline=None)
+def test_a_tool_can_be_told_whatever_its_schema_says(name, schema):
+    (turn,) = FORMATS[name].write((), ({"type": "function", "function": {"name": "weather", **schema}},))
+    assert "weather" in turn.content
+
+
+def test_react_tells_as_json_what_it_has_no_words_for():
+    properties = {"a": True, "b": {"type": "string", "enum": "one", "items": None}, "c": {"enum": None}}
+    told = REACT.write((), ({"name": "now", "parameters": {"properties": properties, "required": 1}},))[0].content
+    lines = ['  - a (): , as {"schema": true}', '  - b (string): , as {"enum": "one", "items": null}', "  - c (): "]
+    assert "Tool Args:\n" + "".join(f"{line}\n" for line in lines) + "\n" in told
+
+
 def test_results_of_different_weight_stay_turns_of_their_own():
     results = (Message("tool", "a", weight=0.0), Message("tool", "b", weight=1.0), Message("tool", "c", weight=1.0))
     turns = HERMES.write(results, ())

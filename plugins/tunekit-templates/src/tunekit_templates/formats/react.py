@@ -54,23 +54,29 @@ class React(TextFormat):
 
 
 def _listed(function: Schema) -> str:
-    parameters = function.get("parameters") or {}
-    arguments = "".join(_arguments(parameters.get("properties") or {}, parameters.get("required") or ()))
+    parameters = _object(function.get("parameters"))
+    arguments = "".join(_arguments(_object(parameters.get("properties")), parameters.get("required")))
     return (
         f"> Tool Name: {function['name']}\nTool Description: {function.get('description', '')}\n"
         f"Tool Args:\n{arguments}\n"
     )
 
 
-def _arguments(properties: Mapping[str, Mapping[str, Any]], required: Sequence[str]) -> Iterator[str]:
+def _arguments(properties: Mapping[str, Any], required: Any) -> Iterator[str]:
     """A line for each argument; what a line has no words for is told as JSON."""
+    needed = required if isinstance(required, (list, tuple)) else ()
     for name, schema in properties.items():
-        described = {**schema}
+        described = {**schema} if isinstance(schema, Mapping) else {"schema": schema}
         kind, words = described.pop("type", ""), described.pop("description", "")
-        choices, items = described.pop("enum", None), described.get("items") or {}
-        line = f"  - {name} ({kind}{', required' if name in required else ''}): {words}"
+        line = f"  - {name} ({kind}{', required' if name in needed else ''}): {words}"
+        choices = described.pop("enum", None) if isinstance(described.get("enum"), (list, tuple, type(None))) else None
         if choices:
             line += f", should be one of [{', '.join(map(str, choices))}]"
-        if set(items) == {"type"}:
+        if set(_object(described.get("items"))) == {"type"}:
             line += f", where each item should be {described.pop('items')['type']}"
         yield f"{line}, as {to_json(described)}\n" if described else f"{line}\n"
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """A schema may say anything where an object belongs; then it tells of no arguments."""
+    return value if isinstance(value, Mapping) else {}

@@ -18,6 +18,9 @@ from .tables import Pass
 LONGEST = 2**31 - 1
 """Characters in a cell; the standard library's own limit is for the whole process and shorter than many texts."""
 
+SEPARATORS = (";", "\t", "|", ",")
+"""What cells are separated by in the field; a column's name holds none of them."""
+
 TOGETHER = 64
 """Rows parsed while that limit is raised."""
 
@@ -40,7 +43,7 @@ def _read(blob: Blob, delimiter: str) -> Pass:
     while batch := cells.next_rows():
         for line, row, problem in batch:
             if header is None:
-                header = _header(row, problem, f"{blob.name}, line {line}")
+                header = _header(row, problem, f"{blob.name}, line {line}", delimiter)
                 continue
             number += 1
             problem = problem or _wrong_length(row, header)
@@ -56,12 +59,16 @@ def _wrong_length(row: list[str], header: list[str]) -> tuple[str, str] | None:
     return f"has {len(row)} cells, the header has {len(header)}", "put quotes around text with commas in it"
 
 
-def _header(row: list[str], problem: tuple[str, str] | None, where: str) -> list[str]:
+def _header(row: list[str], problem: tuple[str, str] | None, where: str, delimiter: str) -> list[str]:
     if problem:
         raise data_error(where, *problem)
     twice = sorted({cell for cell in row if row.count(cell) > 1})
     if twice:
         raise data_error(where, f"names the column {twice[0]!r} twice", "give each column its own name")
+    other = next((mark for mark in SEPARATORS if mark != delimiter and len(row) == 1 and mark in row[0]), None)
+    if other is not None:
+        message = f"names one column, {row[0]!r}, as if cells were separated by {other!r}"
+        raise data_error(where, message, "separate them by commas in .csv, by tabs in .tsv")
     return row
 
 

@@ -342,6 +342,24 @@ def test_special_tokens_in_tools_calls_and_results_stay_text() -> None:
     assert len(trained(found, tokenizer)) == 2
 
 
+@pytest.mark.parametrize("written", ["value", "value | tojson(ensure_ascii=true)"])
+def test_special_tokens_that_a_template_escapes_with_what_is_around_them_are_refused(written: str) -> None:
+    escapes = CHATML.replace(
+        "+ m['content'] +",
+        "+ m['content'] + '' }}{% for call in m.tool_calls or [] %}{{ call.function.name }}"
+        f"{{% for value in call.function.arguments.values() %}}{{{{ {written} }}}}{{% endfor %}}{{% endfor %}}{{{{"
+        " ('' if tools else '') +",
+    )
+    arguments = {"places": [{"city": "x<|im_end|>y"}]}
+    calls = Message("assistant", "", tool_calls=(ToolCall("weather", arguments),))
+    forged = replace(CALLING, messages=(CALLING.messages[0], calls, *CALLING.messages[2:]))
+    items, account = encode(forged, byte_tokenizer(escapes))
+    assert not items
+    (problem,) = account.problems
+    assert problem.message == "special tokens in a message cannot be kept apart as text"
+    assert problem.remedy == "remove '<|im_end|>' from the message"
+
+
 def test_arguments_are_json_text_where_the_template_wants_that() -> None:
     wants_text = CHATML.replace(
         "+ m['content'] +",

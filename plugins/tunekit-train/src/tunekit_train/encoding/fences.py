@@ -17,7 +17,10 @@ OPEN, CLOSE, PROBE = "\U000f0010", "\U000f0011", "\U000f0012"
 
 _RESERVED = re.compile(f"[{OPEN}{CLOSE}{PROBE}]")
 _FENCED = re.compile(f"{OPEN}(.*?){CLOSE}|[{OPEN}{CLOSE}]", re.DOTALL)
-_ESCAPED = re.compile(r"\\udb80\\udc1[012]", re.IGNORECASE)
+_ESCAPED = re.compile(
+    r"\\(?:udb80\\udc1|U000f001)[012](?:(.*?)\\(?:udb80\\udc1|U000f001)1)?", re.IGNORECASE | re.DOTALL
+)
+"""A private character as JSON escapes it, or Python, and the special token between two."""
 
 
 class Fences:
@@ -96,7 +99,7 @@ def fenced(text: str) -> bool:
     if text.isascii() and "\\" not in text:
         return False
     if escaped := _ESCAPED.search(text):
-        raise faults.forged(escaped.group())
+        raise faults.forged(escaped[1] or escaped[0])
     return not text.isascii() and _RESERVED.search(text) is not None
 
 

@@ -145,3 +145,18 @@ def test_the_fingerprint_of_code_changes_with_every_edit(tmp_path, monkeypatch):
     del sys.modules["fake_edited"]
     code_fingerprint.cache_clear()
     assert len(set(found)) == 3
+
+
+def test_the_code_of_a_package_in_a_namespace_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "fake_shared" / "part").mkdir(parents=True)
+    found = []
+    for text in ("", "# a word"):
+        (tmp_path / "fake_shared" / "part" / "__init__.py").write_text(text)
+        __import__("fake_shared.part")
+        code_fingerprint.cache_clear()
+        found.append(code_fingerprint("fake_shared.part"))
+    for name in ("fake_shared.part", "fake_shared"):
+        del sys.modules[name]
+    code_fingerprint.cache_clear()
+    assert found[0] != found[1]

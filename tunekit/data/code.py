@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 
@@ -14,7 +15,9 @@ def code_fingerprint(module: str) -> str:
 
     A class in a file of the user's own belongs to that file alone.
     """
-    file = getattr(sys.modules[module.partition(".")[0]], "__file__", None)
+    names = accumulate(module.split("."), "{}.{}".format)
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    file = next(filter(None, files), None)  # a namespace package, which several distributions share, has none
     digest = hashlib.sha256(module.encode())
     for path in _files(Path(file)) if file else ():
         digest.update(f"{path.name}\n".encode())

@@ -78,6 +78,13 @@ def test_rows_that_say_the_same_are_counted_as_duplicates(calls):
     assert account.duplicates.where[0].endswith("row 3")
 
 
+@pytest.mark.parametrize("mixing", [Mixing(), Mixing("interleave", "last")])
+def test_rows_that_another_source_holds_are_duplicates_and_those_read_again_are_not(calls, mixing):
+    examples = open_examples(calls, [source("a", "b", "c"), source("b")], mixing)
+    list(examples)
+    assert [each.duplicates.count for each in examples.account.sources.values()] in ([0, 1], [1, 0])
+
+
 def test_an_account_survives_being_written_down(calls):
     examples = open_examples(calls, [source("a", "", "a", bad_rows="drop")])
     list(examples)

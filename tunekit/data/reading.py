@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from ..calls import Calls
 from ..errors import DataError, Problem
-from ..values import Account, BadRow, Example, Examples, Mixing, Places, PlannedPlugin, Row, Rows, Source
+from ..values import Account, BadRow, Example, Examples, Mixing, PlannedPlugin, Row, Rows, Source
 from .code import code_fingerprint
 from .mixing import Interleaved
 
@@ -68,12 +69,11 @@ class _Opened:
     format: PlannedPlugin
     convert: Callable[[Rows], Iterator[Example | BadRow]]
 
-    def examples(self, account: Account) -> Iterator[Example]:
-        """Read it once; rows that are no example are noted."""
+    def examples(self, account: Account, seen: _Seen) -> Iterator[Example]:
+        """Read it once; rows that are no example are noted, and those that say what was `seen` already."""
         noted = account.source(self.source.name)
         noted.format, noted.fingerprint = self.format.name, self.rows.fingerprint
         optional = self.source.bad_rows == "drop"
-        seen = _Seen(noted.duplicates)
 
         def leave_out(bad: BadRow) -> None:
             noted.rows += 1
@@ -84,7 +84,8 @@ class _Opened:
                 leave_out(result)
                 continue
             noted.rows += 1
-            seen.add(result)
+            if seen.before(result):
+                noted.duplicates.add(result.where)
             yield replace(result, source=self.source.name, optional=optional)
 
     @property
@@ -131,13 +132,18 @@ def _readable(rows: Rows, note: Callable[[BadRow], None]) -> Rows:
 
 
 def _mixed(opened: Sequence[_Opened], mixing: Mixing, account: Account) -> Iterator[Example]:
+    seen = _Seen()
     if mixing.order == "interleave" and len(opened) > 1:
-        # A source that starts again is not counted again: its later passes go to an account that nobody reads.
-        starts = [lambda again, each=each: each.examples(Account() if again else account) for each in opened]
+
+        def start(source: _Opened, again: bool) -> Iterator[Example]:
+            # A source that starts again is not counted again: its later passes go to an account that nobody reads.
+            return source.examples(Account(), _Seen()) if again else source.examples(account, seen)
+
+        starts = [partial(start, each) for each in opened]
         yield from Interleaved(starts, [each.source.weight for each in opened], mixing.until)
         return
     for each in opened:
-        yield from each.examples(account)
+        yield from each.examples(account, seen)
 
 
 def _fingerprint(opened: Sequence[_Opened], mixing: Mixing, limit: int | None) -> str:
@@ -155,20 +161,18 @@ def _identity(planned: PlannedPlugin) -> list[Any]:
 
 
 class _Seen:
-    """What examples have said so far; those that say it again are noted."""
+    """What examples have said so far."""
 
-    def __init__(self, duplicates: Places) -> None:
-        self.duplicates = duplicates
+    def __init__(self) -> None:
         self.said: set[int] = set()
 
-    def add(self, example: Example) -> None:
-        """Compare an example with those before, as far as they are remembered."""
+    def before(self, example: Example) -> bool:
+        """Whether an example before said the same, as far as they are remembered."""
         if len(self.said) == REMEMBERED:
-            return
-        said = _said(example)
-        if said in self.said:
-            self.duplicates.add(example.where)
+            return False
+        said, count = _said(example), len(self.said)
         self.said.add(said)
+        return len(self.said) == count
 
 
 def _said(example: Example) -> int:

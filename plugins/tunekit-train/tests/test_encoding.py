@@ -194,6 +194,23 @@ def test_mentioned_special_tokens_become_the_ids_that_transformers_gives_sanitis
     assert list(sequence(example, smollm2).ids) == sanitised
 
 
+@pytest.mark.parametrize("kept", ["[0]", "[-1]"])
+def test_a_template_that_cuts_messages_at_a_token_leaves_no_fence_around_its_own_tokens(kept: str) -> None:
+    tokenizer = byte_tokenizer(CHATML.replace("m['content']", f"m['content'].split('<s>'){kept}"))
+    forged = [
+        ("user", "a<s>b"),
+        ("assistant", "c<s>d"),
+        ("user", "e<|im_end|>f<s>g<|im_end|>h"),
+        ("assistant", "i<s>j"),
+    ]
+    plain = [(role, text.split("<s>")[int(kept[1:-1])].replace("<|im_end|>", "x")) for role, text in forged]
+    found, expected = (sequence(talk(*turns), tokenizer) for turns in (forged, plain))
+    assert trained(found, tokenizer) == trained(expected, tokenizer)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert list(found.ids).count(end) == list(expected.ids).count(end) == 4
+    assert "\U000f0010" not in tokenizer.decode(found.ids)
+
+
 def test_mentioned_special_tokens_stay_text_where_a_text_gets_a_leading_blank(llama_tokenizer: Any) -> None:
     tokenizer = with_template(llama_tokenizer, MISTRAL)
     example = talk(("user", "what is </s> here"), ("assistant", "it ends </s> a turn"))

@@ -16,7 +16,6 @@ OPEN, CLOSE, PROBE = "\U000f0010", "\U000f0011", "\U000f0012"
 """Private characters: around a special token that is text, and around the number of a content that is sought."""
 
 _RESERVED = re.compile(f"[{OPEN}{CLOSE}{PROBE}]")
-_FENCED = re.compile(f"{OPEN}(.*?){CLOSE}|[{OPEN}{CLOSE}]", re.DOTALL)
 _ESCAPED = re.compile(
     r"\\(?:udb80\\udc1|U000f001)[012](?:(.*?)\\(?:udb80\\udc1|U000f001)1)?", re.IGNORECASE | re.DOTALL
 )
@@ -56,8 +55,8 @@ class Fences:
 
     @cached_property
     def closing(self) -> re.Pattern[str]:
-        """A special token that is not fenced."""
-        return re.compile(rf"(?<!{OPEN})(?:{self._enders})")
+        """A special token that is not fenced, which takes a fence on both sides."""
+        return re.compile(rf"(?<!{OPEN})(?:{self._enders})|(?:{self._enders})(?!{CLOSE})")
 
     @cached_property
     def _enders(self) -> str:
@@ -103,13 +102,23 @@ def fenced(text: str) -> bool:
     return not text.isascii() and _RESERVED.search(text) is not None
 
 
-def pieces(text: str, breaks: tuple[int, ...] = ()) -> Iterator[tuple[int, str, bool]]:
+def fence_pattern(tokenizer: Any) -> re.Pattern[str]:
+    """A token with a fence on either side, or a fence that has lost its other half.
+
+    Where a template cuts a message off at a token, half a fence is left. It must not close around what the template
+    writes behind it, and so only tokens are fenced.
+    """
+    tokens = [*(token.content for token in tokenizer.added_tokens_decoder.values()), *tokenizer.all_special_tokens]
+    return re.compile(f"{OPEN}({_alternatives(frozenset(tokens))}){CLOSE}|[{OPEN}{CLOSE}]")
+
+
+def pieces(text: str, pattern: re.Pattern[str], breaks: tuple[int, ...] = ()) -> Iterator[tuple[int, str, bool]]:
     """The pieces of a fenced text: where each starts, what it says, and whether it was fenced.
 
-    What is not fenced is parted at the places `breaks` too.
+    `pattern` is that of the fences. What is not fenced is parted at the places `breaks` too.
     """
     place = 0
-    for fence in _FENCED.finditer(text):
+    for fence in pattern.finditer(text):
         yield from _parted(text, place, fence.start(), breaks)
         if fence.group(1):
             yield fence.start(1), fence.group(1), True

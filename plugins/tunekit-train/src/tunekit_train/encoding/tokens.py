@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from re import Pattern
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import faults
-from .fences import pieces
+from .fences import fence_pattern, pieces
 
 Ids = NDArray[np.int32]
 Weights = NDArray[np.float32]
@@ -92,6 +93,10 @@ class Codec:
     def _backend(self) -> Any:
         return self.tokenizer.backend_tokenizer
 
+    @cached_property
+    def _fences(self) -> Pattern[str]:
+        return fence_pattern(self.tokenizer)
+
     def encode(self, texts: list[str]) -> list[Tokens]:
         """Tokenise texts as they are, nothing added, on all cores."""
         if not texts:
@@ -105,7 +110,7 @@ class Codec:
 
         Raises Fault where the tokenizer makes a control token even of fenced text.
         """
-        parts = list(pieces(text, breaks))
+        parts = list(pieces(text, self._fences, breaks))
         written = iter(self._behind([(piece, start == 0) for start, piece, as_text in parts if not as_text]))
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []

@@ -51,6 +51,7 @@ WORLD = (
     HEADER
     + '''
 import json
+from itertools import islice
 from pathlib import Path
 
 class Nothing(PluginConfig):
@@ -66,10 +67,12 @@ class Reader(Plugin[Nothing]):
     """Rows given in Python, or one JSON list."""
     @hookimpl
     def tunekit_read_data(self, source: Source) -> Rows:
-        rows = source.rows if source.rows is not None else [
-            json.loads(line) for line in Path(source.path).read_text().splitlines()]
+        if source.rows is None:
+            rows = [json.loads(line) for line in Path(source.path).read_text().splitlines()][: source.limit]
+        else:
+            rows = list(islice(source.rows() if callable(source.rows) else source.rows, source.limit))
         def read():
-            for number, values in enumerate(rows[: source.limit], 1):
+            for number, values in enumerate(rows, 1):
                 yield Row(number, f"{source.name}, row {number}", values)
         return Rows(source, tuple(rows[0]) if rows else (), read, str(len(rows)))
 

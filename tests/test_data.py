@@ -57,6 +57,7 @@ def test_sources_are_interleaved_by_weight(calls, until, expected):
 def test_until_the_last_ends_the_others_start_again_and_are_counted_once(calls):
     examples = open_examples(calls, [source("a", "b", "c", "d"), source("x")], Mixing("interleave", "last"))
     assert texts(examples) == ["a", "x", "b", "x", "c", "x", "d", "x"]
+    assert [example.again for example in examples] == [False, False, False, True, False, True, False, True]
     assert [each.rows for each in examples.account.sources.values()] == [4, 1]
 
 

@@ -69,3 +69,13 @@ def test_pieces_are_the_whole_text(text):
     pieces = list(pieces_of(tokenizer, ids, [1.0] * len(ids)))
     assert "".join(piece.text for piece in pieces) == text
     assert [number for piece in pieces for number in piece.ids] == ids
+
+
+def test_only_two_answers_to_one_row_are_called_chosen_and_rejected():
+    def names(second, label=None):
+        sequences = (TokenSequence([65], [1.0], 1, "a.json, row 1"), TokenSequence([66], [1.0], 2, second))
+        return [each.name for each in ShownItem("sft", Item(sequences, label), tiny_tokenizer(), 9).sequences]
+
+    assert names("a.json, row 1") == ["chosen", "rejected"]
+    assert names("a.json, row 1", label=True) == ["answer 1", "answer 2"]
+    assert names("a.json, row 2") == ["a.json, row 1", "a.json, row 2"]

@@ -248,3 +248,15 @@ def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
 def test_no_output_is_a_problem_of_the_recipe(world):
     with pytest.raises(errors.RecipeError, match="output: is missing; say where the run goes"):
         pipeline().run()
+
+
+def test_rows_without_an_end_are_kept_as_far_as_they_are_read(world, tmp_path):
+    def rows():
+        number = 0
+        while True:
+            number += 1
+            yield {"text": str(number)}
+
+    run = Pipeline("m", {"rows": rows, "limit": 3}, stages=["steps"]).run(tmp_path / "run")
+    assert (tmp_path / "run" / "data" / "data.jsonl").read_text().count("\n") == 3
+    assert read(run.folder, "origins.json")["data.0.rows"]["value"] == []

@@ -18,7 +18,7 @@ from tunekit.cli.new import Hook, NewPluginError, check_name, write_plugin
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = [hook.value for hook in Hook]
-NEEDED = ["tunekit-transformers", "tunekit-train", "tunekit-formats"]
+NEEDED = ["tunekit-transformers", "tunekit-train", "tunekit-formats", "tunekit-templates"]
 
 
 class Fresh:

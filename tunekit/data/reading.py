@@ -137,7 +137,9 @@ def _mixed(opened: Sequence[_Opened], mixing: Mixing, account: Account) -> Itera
 
         def start(source: _Opened, again: bool) -> Iterator[Example]:
             # A source that starts again is not counted again: its later passes go to an account that nobody reads.
-            return source.examples(Account(), _Seen()) if again else source.examples(account, seen)
+            if not again:
+                return source.examples(account, seen)
+            return (replace(example, again=True) for example in source.examples(Account(), _Seen()))
 
         starts = [partial(start, each) for each in opened]
         yield from Interleaved(starts, [each.source.weight for each in opened], mixing.until)

@@ -86,7 +86,8 @@ class StageData:
             notes.append("the data is streamed, so only its head is looked at; a limit says how much")
         names = [source.name for source in self.stage.sources]
         kept, found = self.account.kept, self.figures.rows
-        if kept != found and not self.problems and len(set(names)) == len(names):
+        joined = any(source.joined for source in self.account.sources.values())
+        if kept != found and not joined and not self.problems and len(set(names)) == len(names):
             notes.append(
                 f"{kept:,} rows are said to be kept, but the sequences lead back to {found:,}: "
                 f"{self.stage.plugin.name} ({self.stage.plugin.distribution}) gives a wrong account"

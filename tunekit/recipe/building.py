@@ -65,7 +65,7 @@ def from_code(
     if problems:
         raise RecipeError(problems)
     recipe = Recipe(str(model), sources, mixing, uses, built, None if output is None else str(output), seed)
-    origins: dict[str, Origin] = {path: "code" for path, _ in leaves(_without_rows(recipe))}
+    origins: dict[str, Origin] = {path: "code" for path, _ in leaves(recipe.without_rows().to_mapping())}
     return replace(recipe, origins=origins)
 
 
@@ -227,12 +227,6 @@ def _source(item: dict[str, Any], where: str, problems: list[Problem], beside: P
     path = None if rows is not None else _beside(options.path, beside)
     rows = tuple(rows) if isinstance(rows, list) else rows
     return Source(path=path, rows=rows, key=where, **options.model_dump(exclude={"path", "name"}))
-
-
-def _without_rows(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, its rows not spelt out: they may be many, or cost much to make."""
-    bare = tuple(replace(source, rows=()) if source.rows is not None else source for source in recipe.data)
-    return replace(recipe, data=bare).to_mapping()
 
 
 def _uses_from_code(use: Any, key: str, catalog: Catalog, problems: list[Problem]) -> tuple[Use, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -95,6 +95,11 @@ class Recipe:
     seed: int = 0
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
+    def without_rows(self) -> Recipe:
+        """The recipe with no rows spelt out in it: they may be many, cost much to make, or never end."""
+        stages = tuple(replace(stage, data=stage.data and tuple(map(_bare, stage.data))) for stage in self.stages)
+        return replace(self, data=tuple(map(_bare, self.data)), stages=stages)
+
     def to_mapping(self) -> dict[str, Any]:
         """The recipe as plain data, ready for YAML or JSON; reading it back gives an equal recipe."""
         mapping: dict[str, Any] = {"model": self.model}
@@ -106,6 +111,10 @@ class Recipe:
         if self.output is not None:
             mapping["output"] = self.output
         return {**mapping, "seed": self.seed}
+
+
+def _bare(source: Source) -> Source:
+    return source if source.rows is None else replace(source, rows=())
 
 
 def data_mapping(sources: tuple[Source, ...], mixing: Mixing) -> list[dict[str, Any]] | dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,7 +197,9 @@ class Record:
         if source.rows is None:
             return source if source.path is None or not Path(source.path).exists() else _absolute(source)
         path = self.folder / "data" / f"{source.key}.jsonl"
+        # A slice of the split is cut from all rows; without one, rows past the limit are never read.
         rows = source.rows() if callable(source.rows) else source.rows
+        rows = islice(rows, source.limit if source.split == "train" else None)
         write_lines(path, (json.dumps(plain(row), ensure_ascii=False) for row in rows))
         return _absolute(replace(source, rows=None, path=str(path)))
 
@@ -218,7 +221,7 @@ class Record:
 
 def origins(plan: Plan) -> dict[str, dict[str, Any]]:
     """Every value of the recipe with where it came from, the defaults of all plugins included."""
-    given = dict(leaves(plan.recipe.to_mapping()))
+    given = dict(leaves(plan.recipe.without_rows().to_mapping()))
     result = {
         path: {"value": plain(value), "origin": plan.recipe.origins.get(path, "default")}
         for path, value in given.items()

@@ -36,7 +36,8 @@ class SourceAccount:
     `rows` were read; each is an example that was kept, was left out (`left_out`, by reason) or was `dropped` because
     the recipe asks for it where a row is too long. Of those kept, `cut` were shortened and `split` became several.
     `duplicates` say the same as an earlier row. `lengths` counts sequences by their tokens before any cut, those that
-    were dropped among them, and what was split as one.
+    were dropped among them, and what was split as one. `joined`: some sequences hold parts of several rows, and lead
+    back to the first of them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class SourceAccount:
     supervised: int = 0
     tokens_cut: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
+    joined: bool = False
 
     @property
     def kept(self) -> int:

@@ -149,7 +149,8 @@ class Example:
     `margin` says by how much the chosen answer is better, where the data tells.
 
     `row` and `where` lead back to the row it was made from, `source` to its source. `optional`: leave it out and count
-    it where it turns out that it cannot be trained on, rather than stop (the source says `bad_rows: drop`).
+    it where it turns out that it cannot be trained on, rather than stop (the source says `bad_rows: drop`). `again`: it
+    comes from a later pass over its source, and what becomes of its row is counted already.
     """
 
     row: int
@@ -163,6 +164,7 @@ class Example:
     tools: tuple[Mapping[str, Any], ...] = ()
     source: str = ""
     optional: bool = False
+    again: bool = False
 
     @property
     def kind(self) -> Kind:

@@ -15,6 +15,7 @@ import torch
 
 from tunekit.calls import Calls
 from tunekit.errors import PlanError, TunekitError
+from tunekit.testing import run_context
 from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, Machine, PlannedPlugin, Precision
 from tunekit_bnb import DEVICES, Bnb
 from tunekit_lora import Lora
@@ -229,7 +230,9 @@ def test_generation_between_steps_leaves_weights_and_saved_adapter_right(load, i
     model.save_pretrained(tmp_path / "adapter")
     again = load(Bnb())
     Bnb().tunekit_patch(bundle=again)
-    opened = Lora().tunekit_attach_adapter(bundle=replace(again, saved_adapter=tmp_path / "adapter"), context=None)
+    context = run_context(Lora(), folder=tmp_path)
+    saved = replace(again, saved_adapter=tmp_path / "adapter")
+    opened = context.calls.own("tunekit_attach_adapter", bundle=saved, context=context)
     assert loss_of(opened.model, ids) == loss_of(model, ids)
 
 

@@ -528,3 +528,17 @@ def test_the_fingerprint_changes_with_all_that_tokens_depend_on_and_with_nothing
     assert len(set(names)) == len(names)
     bytes_tokenizer(["a", "bb"], truncation=True, max_length=2)
     assert name() == names[0] == name(byte_tokenizer())
+
+
+def test_a_row_that_comes_again_is_trained_again_and_counted_once() -> None:
+    account = Account()
+    examples = [
+        talk(("user", "short"), ("assistant", "yes")),
+        talk(("user", "long " * 200), ("assistant", "yes"), row=2),
+    ]
+    account.source("").rows = 2
+    encoder = Encoder(with_template(byte_tokenizer(), CHATML), Rules(max_length=200, too_long="drop"))
+    first, later = (encoder.encode(each, account) for each in (examples, [replace(e, again=True) for e in examples]))
+    assert [len(items) for items in (*first, *later)] == [1, 0, 1, 0]
+    (source,) = account.sources.values()
+    assert (source.kept, source.dropped.count, source.sequences) == (1, 1, 2)

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,9 @@ PARAMETERS = 134_515_008
 @pytest.fixture(scope="module")
 def bundle() -> ModelBundle:
     plugin = Transformers()
-    return plugin.tunekit_load_model(LoadRequest(MODEL, MIXED), run_context(plugin))
+    context, request = run_context(plugin), LoadRequest(MODEL, MIXED)
+    tokenizer = plugin.tunekit_load_tokenizer(request, context)
+    return plugin.tunekit_load_model(replace(request, tokenizer=tokenizer), context)
 
 
 def test_the_packages_model_is_loaded_in_bf16_with_its_template(bundle: ModelBundle) -> None:

@@ -108,7 +108,7 @@ class ShownItem:
             facts.append(f"labelled {'good' if self.item.label else 'bad'}")
         if self.item.margin is not None:
             facts.append(f"margin {self.item.margin:g}")
-        if len(self.item.sequences) == 2:
+        if self._is_pair:
             facts.append(self._difference())
         return tuple(facts)
 
@@ -116,9 +116,7 @@ class ShownItem:
     def sequences(self) -> tuple[ShownSequence, ...]:
         """Its sequences; what the second shares with the first is shown once."""
         first, *others = self.item.sequences
-        names = {1: ("",), 2: ("chosen", "rejected")}.get(len(others) + 1) or tuple(
-            f"answer {number}" for number in range(1, len(others) + 2)
-        )
+        names = self._names()
         shared = (0, *(_shared(first, other) for other in others))
         return tuple(
             ShownSequence(name, sequence, self.tokenizer, self.most, same)
@@ -135,6 +133,24 @@ class ShownItem:
             "margin": self.item.margin,
             "sequences": [sequence.to_mapping() for sequence in self.sequences],
         }
+
+    @property
+    def _is_pair(self) -> bool:
+        """Whether these are a chosen and a rejected answer, and not parts of a block or answers to be told apart."""
+        return len(self.item.sequences) == 2 and self.item.label is None and self._of_one_row
+
+    @property
+    def _of_one_row(self) -> bool:
+        return len({sequence.where for sequence in self.item.sequences}) == 1
+
+    def _names(self) -> tuple[str, ...]:
+        if len(self.item.sequences) == 1:
+            return ("",)
+        if self._is_pair:
+            return ("chosen", "rejected")
+        if self._of_one_row:
+            return tuple(f"answer {number}" for number in range(1, len(self.item.sequences) + 1))
+        return tuple(sequence.where for sequence in self.item.sequences)
 
     def _difference(self) -> str:
         chosen, rejected = self.item.sequences

@@ -64,6 +64,7 @@ class BlockEncoder:
         heads = begins if self.cross_documents else [True] * len(parts)
         self.filled = (self.filled + count) % self.size
         source = account.source(example.source)
+        source.joined = source.joined or not heads[0]
         if len(parts) > 1:
             source.split.add(document.where)
         source.sequences += sum(heads) - 1

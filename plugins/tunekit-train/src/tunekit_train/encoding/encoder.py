@@ -143,18 +143,11 @@ def _ones(ids: Ids) -> Any:
 
 def _settle(example: Example, fit: Fit | faults.Fault, account: Account) -> list[Item]:
     """Note in the account what became of an example, and give its items."""
-    if isinstance(fit, faults.Fault):
-        account.leave_out(example.source, example.where, fit.reason, fit.remedy, example.optional)
+    if not example.again:
+        _note_row(example, fit, account)
+    if isinstance(fit, faults.Fault) or fit.dropped:
         return []
     source = account.source(example.source)
-    source.lengths.update(fit.lengths)
-    if fit.dropped:
-        source.dropped.add(example.where)
-        return []
-    if fit.split:
-        source.split.add(example.where)
-    if fit.cut:
-        source.cut.add(example.where)
     source.sequences += len(fit.strips)
     source.tokens_cut += fit.unused
     for strip in fit.strips:
@@ -165,6 +158,17 @@ def _settle(example: Example, fit: Fit | faults.Fault, account: Account) -> list
     if example.kind == "preference":
         return [Item(tuple(sequences), margin=example.margin)]
     return [Item((sequence,), label=example.label) for sequence in sequences]
+
+
+def _note_row(example: Example, fit: Fit | faults.Fault, account: Account) -> None:
+    if isinstance(fit, faults.Fault):
+        account.leave_out(example.source, example.where, fit.reason, fit.remedy, example.optional)
+        return
+    source = account.source(example.source)
+    source.lengths.update(fit.lengths)
+    for happened, places in ((fit.dropped, source.dropped), (fit.split, source.split), (fit.cut, source.cut)):
+        if happened:
+            places.add(example.where)
 
 
 def _sequence(strip: Strip, example: Example) -> TokenSequence:

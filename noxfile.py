@@ -25,6 +25,7 @@ TESTING = [
     "trl",
     "galore-torch",
     "tensorboard",
+    "zstandard",
 ]
 QUIET = {
     "HF_HUB_OFFLINE": "1",

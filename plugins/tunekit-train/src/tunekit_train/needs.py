@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,66 +65,55 @@ class ReferenceLogProbs(Need[TokenScores]):
 
 
 @dataclass(frozen=True)
-class SequenceValues(Need[Tensor]):
+class _Values(Need[Tensor]):
+    """The value head on some hidden states; a subclass says on which, in `hidden_at`."""
+
+    start: HeadStart = "zeros"
+    frozen: bool = False
+
+    @property
+    def source_key(self) -> Hashable:
+        """A model has one value head."""
+        return VALUE_HEAD
+
+    def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
+        """Give the model its head."""
+        return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
+
+    @abstractmethod
+    def hidden_at(self, layout: Layout) -> Tensor:
+        """The positions whose hidden states have a value."""
+
+    def provide(self, forward: Forward) -> Tensor:
+        """fp32, with gradient."""
+        source = forward.source(self)
+        assert isinstance(source, TrainedHead)
+        hidden = forward.hidden(self.hidden_at(forward.layout))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            values: Tensor = source.head(hidden)
+        return values
+
+
+@dataclass(frozen=True)
+class SequenceValues(_Values):
     """The value of each sequence, fp32 [sequences]: the value head on the hidden state of its last token.
 
     The head is trained, unless `frozen`, and saved with the adapter. A model that has none yet gets one that begins
     with `start`. Costs one run of the model, which it shares with the log-probabilities, and no logits.
     """
 
-    start: HeadStart = "zeros"
-    frozen: bool = False
-
     def hidden_at(self, layout: Layout) -> Tensor:
         """The last tokens."""
         return layout.ends
 
-    @property
-    def source_key(self) -> Hashable:
-        """A model has one value head."""
-        return VALUE_HEAD
-
-    def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
-        """Give the model its head."""
-        return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
-
-    def provide(self, forward: Forward) -> Tensor:
-        """fp32, with gradient."""
-        return _values(forward, self, forward.layout.ends)
-
 
 @dataclass(frozen=True)
-class TokenValues(Need[Tensor]):
+class TokenValues(_Values):
     """The value at every supervised position, fp32 [supervised]: of what stands before each supervised token.
 
     Otherwise as `SequenceValues`. Both use the one head that a model has: give them the same options.
     """
 
-    start: HeadStart = "zeros"
-    frozen: bool = False
-
     def hidden_at(self, layout: Layout) -> Tensor:
         """The supervised positions."""
         return layout.positions
-
-    @property
-    def source_key(self) -> Hashable:
-        """A model has one value head."""
-        return VALUE_HEAD
-
-    def prepare(self, job: Job, checkpoint: Path | None) -> TrainedHead:
-        """Give the model its head."""
-        return TrainedHead.prepare(job, checkpoint, self.start, self.frozen)
-
-    def provide(self, forward: Forward) -> Tensor:
-        """fp32, with gradient."""
-        return _values(forward, self, forward.layout.positions)
-
-
-def _values(forward: Forward, need: SequenceValues | TokenValues, positions: Tensor) -> Tensor:
-    source = forward.source(need)
-    assert isinstance(source, TrainedHead)
-    hidden = forward.hidden(positions)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not need.frozen):
-        values: Tensor = source.head(hidden)
-    return values

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .calls import Calls
-from .data import load_tokenizer, open_examples
+from .data import load_tokenizer, open_examples, preparing
 from .errors import InterruptedRunError, RunFolderError
 from .local import identity
 from .recipe import Recipe, Use
@@ -132,15 +132,10 @@ class _Engine:
         return result
 
     def _stage(self, stage: StagePlan) -> StageContext:
-        return StageContext(
-            calls=self.calls.for_stage(stage.index),
-            machine=self.plan.machine,
-            precision=self.plan.precision,
+        return replace(
+            preparing(self.plan, self.calls, stage),
             folder=self.record.stage_folder(stage.index, stage.name),
-            seed=self.plan.recipe.seed,
             emit=partial(self._emit, index=stage.index),
-            name=stage.name,
-            key=stage.key,
         )
 
     def _note_memory(self, result: StageResult) -> None:

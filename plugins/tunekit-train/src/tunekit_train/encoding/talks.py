@@ -43,7 +43,9 @@ class Talk:
 class Talks:
     """Makes talks of examples."""
 
-    def __init__(self, rules: Rules, fences: Fences, tool_format: ToolFormat | None, template_writes_tools: bool):
+    def __init__(
+        self, rules: Rules, fences: Fences, tool_format: ToolFormat | None, template_writes_tools: bool
+    ) -> None:
         self.rules = rules
         self.fences = fences
         self.tool_format = tool_format

@@ -14,6 +14,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from . import varlen
+
 NAME = "tunekit_segments"
 
 FAMILIES = frozenset(
@@ -82,6 +84,8 @@ def segments_attention(
         )
     lengths = cu_seq_lens_q.diff().tolist()
     key_lengths = lengths if cu_seq_lens_k is None else cu_seq_lens_k.diff().tolist()
+    if varlen.obstacle(query, dropout, kernel.explicit) is None:
+        return varlen.attend((query, key, value), lengths, key_lengths, sliding_window, scaling), None
     if query.device.type != "cpu":
         return _attend((query, key, value), lengths, key_lengths, kernel), None
     # The CPU's fused kernel is up to three times as fast in fp32 as in half precision, casts included.

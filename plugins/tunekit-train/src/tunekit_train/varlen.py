@@ -40,9 +40,9 @@ def attend(
 ) -> Tensor:
     """Causal attention in each segment of query, key and value, [1, heads, seq, head_dim] each.
 
-    Returns [1, seq, heads, head_dim]. Lengths are as in `segments_attention`. The kernel wants the keys of every segment
-    in one piece, so those of a prompt that several share are laid out once for each of them. Its diagonal ends at the
-    last query and the last key of each segment, as flash attention's does.
+    Returns [1, seq, heads, head_dim]. Lengths are as in `segments_attention`. The kernel wants the keys of every
+    segment in one piece, so those of a prompt that several share are laid out once for each of them. Its diagonal ends
+    at the last query and the last key of each segment, as flash attention's does.
     """
     kernel = _kernel()
     assert kernel is not None, "obstacle() was asked before"

@@ -11,6 +11,7 @@ import faults.backends
 import faults.data
 import faults.models
 import faults.plugins
+import faults.rewards
 import faults.tokenizers
 import faults.training  # noqa: F401  (each of these registers its faults)
 import pytest

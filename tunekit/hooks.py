@@ -35,6 +35,7 @@ from .values import (
     Quantization,
     Report,
     Rows,
+    Sample,
     Source,
     StageContext,
     StageResult,
@@ -279,6 +280,22 @@ class HookSpecs:
         Returns: the trained bundle, closing metrics and artefacts.
         Raises: DataError, DivergedError, InterruptedRunError.
         Example: supervised fine-tuning.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_reward(self, samples: Sequence[Sample], context: StageContext) -> list[float]:
+        """Value answers that the model has just given, for a stage that learns from its own answers.
+
+        Kind: chain, each for itself: every planned plugin values all samples, and the rewards of a sample are added up.
+            What a plugin's own reward weighs in that sum is an option of the plugin.
+        When: whenever such a stage has gathered answers, in training and in evaluation. The stage provides
+            `stage.rewarded`; a plan in which nobody would ask is refused.
+        Changes: nothing.
+        Returns: one finite number for each sample, in their order; more is better. It depends on the sample alone, not
+            on the others it comes with.
+        Raises: TunekitError where answers cannot be valued; it ends the stage.
+        Example: 1 for an answer that holds the number in the row's column `result`, 0 for any other.
         """
         raise AssertionError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
@@ -79,14 +79,16 @@ class _Opened:
             noted.rows += 1
             account.leave_out(self.source.name, bad.where, bad.reason, bad.remedy, optional)
 
-        for result in self.convert(_readable(self.rows, leave_out)):
+        taken: dict[int, Mapping[str, Any]] = {}
+        for result in self.convert(_readable(self.rows, leave_out, taken)):
+            columns = taken.pop(result.row, {})
             if isinstance(result, BadRow):
                 leave_out(result)
                 continue
             noted.rows += 1
             if seen.before(result):
                 noted.duplicates.add(result.where)
-            yield replace(result, source=self.source.name, optional=optional)
+            yield replace(result, source=self.source.name, optional=optional, columns=columns)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -118,14 +120,16 @@ def _open(calls: Calls, source: Source, limit: int | None) -> _Opened:
     return _Opened(source, rows, reader, planned, convert)
 
 
-def _readable(rows: Rows, note: Callable[[BadRow], None]) -> Rows:
-    """The rows that could be read at all, for formats; the others are noted."""
+def _readable(rows: Rows, note: Callable[[BadRow], None], taken: dict[int, Mapping[str, Any]] | None = None) -> Rows:
+    """The rows that could be read at all, for formats; the others are noted. `taken` keeps their values by number."""
 
     def read() -> Iterator[Row | BadRow]:
         for row in rows.read():
             if isinstance(row, BadRow):
                 note(row)
             else:
+                if taken is not None:
+                    taken[row.number] = row.values
                 yield row
 
     return replace(rows, read=read)

@@ -24,6 +24,7 @@ STAGE_LEVEL = frozenset(
         "tunekit_read_data",
         "tunekit_format_data",
         "tunekit_optimizer",
+        "tunekit_reward",
         "tunekit_event",
     }
 )

@@ -40,6 +40,9 @@ SLOTS = (
 )
 """Own hooks that one plugin answers for a whole run or stage."""
 
+REWARDED = "stage.rewarded"
+"""What a stage provides that learns from its own answers, and asks `tunekit_reward` what they are worth."""
+
 _RANK = {hook: rank for rank, (_, hook) in enumerate(PHASES)}
 _PHASE = {hook: phase for phase, hook in PHASES}
 _HELPERS = _RANK["tunekit_attach_adapter"] + 0.5
@@ -53,7 +56,7 @@ def views(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> list
 
 def incompatibilities(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan], catalog: Catalog) -> list[Problem]:
     """All reasons why these plugins cannot work together, each once."""
-    found: dict[Problem, None] = {}
+    found: dict[Problem, None] = dict.fromkeys(_never_asked(plugins, stages))
     for view in views(plugins, stages):
         for problem in (*_slot_clashes(view), *_unmet(view, catalog), *_conflicts(view)):
             found[problem] = None
@@ -96,6 +99,8 @@ def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iter
         view = [planned for planned in plugins if planned.stage in (None, stage.index)]
         yield from _steps(f"train {stage.name}", "tunekit_optimizer", view)
         yield PlanStep(f"train {stage.name}", "tunekit_train_stage", stage.plugin.name, "named")
+        if REWARDED in stage.plugin.plugin.provides:
+            yield from _steps(f"train {stage.name}", "tunekit_reward", view)
     yield from _steps("use", "tunekit_infer_backend", run)
 
 
@@ -149,6 +154,16 @@ def _slot_clashes(view: Sequence[PlannedPlugin]) -> Iterator[Problem]:
         if len(best) > 1:
             names = " and ".join(f"{other.name} ({other.distribution} {other.version})" for other in best)
             yield Problem(best[-1].key, f"{names} both answer {hook}, and only one can", "name one of them")
+
+
+def _never_asked(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iterator[Problem]:
+    """Rewards that no stage would ask for."""
+    asking = [stage for stage in stages if REWARDED in stage.plugin.plugin.provides]
+    shared = [] if asking or not stages else list(plugins)
+    for planned in (*shared, *(use for stage in stages if stage not in asking for use in stage.uses)):
+        if _answers(planned, "tunekit_reward"):
+            what = f"{planned.name} values answers, and no stage that it belongs to learns from its own answers"
+            yield Problem(planned.key, what, "take it out, or add a stage such as `ppo`")
 
 
 def _unmet(view: Sequence[PlannedPlugin], catalog: Catalog) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
             "precisions",
             "quantizers",
             "readers",
+            "rewards",
             "stages",
             "tokenizers",
             "toolformats",
@@ -45,6 +46,7 @@ from .plugins import PluginSuite  # noqa: E402
 from .precisions import PrecisionSuite  # noqa: E402
 from .quantizers import QuantizerSuite  # noqa: E402
 from .readers import ReaderSuite  # noqa: E402
+from .rewards import RewardSuite  # noqa: E402
 from .runs import (  # noqa: E402
     calls_of,
     default_plugin,
@@ -74,6 +76,7 @@ __all__ = [
     "PrecisionSuite",
     "QuantizerSuite",
     "ReaderSuite",
+    "RewardSuite",
     "StageSuite",
     "TokenizerPatchSuite",
     "ToolFormatSuite",

@@ -22,6 +22,7 @@ from .inference import Answer, Backend, GenerationSettings, Prompt, TextScore
 from .machine import BYTES, Accelerator, DType, Machine, Precision
 from .model import LoadRequest, Merge, ModelBundle, Quantization, Report
 from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
+from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
 from .training import Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
 
@@ -69,6 +70,7 @@ __all__ = [
     "Row",
     "Rows",
     "RowsGiven",
+    "Sample",
     "Source",
     "SourceAccount",
     "StageContext",

@@ -148,7 +148,8 @@ class Example:
     `tools` are JSON schemas of functions, as OpenAI writes them: `{"type": "function", "function": {"name", ...}}`.
     `margin` says by how much the chosen answer is better, where the data tells.
 
-    `row` and `where` lead back to the row it was made from, `source` to its source. `optional`: leave it out and count
+    `row` and `where` lead back to the row it was made from, `source` to its source; `columns` are the values of that
+    row as they were read, for who wants more of it than a format takes. `optional`: leave it out and count
     it where it turns out that it cannot be trained on, rather than stop (the source says `bad_rows: drop`). `again`: it
     comes from a later pass over its source, and what becomes of its row is counted already.
     """
@@ -165,6 +166,7 @@ class Example:
     source: str = ""
     optional: bool = False
     again: bool = False
+    columns: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def kind(self) -> Kind:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .machine import Machine, Precision
 from .model import ModelBundle
+
+if TYPE_CHECKING:
+    from .plan import PlannedPlugin
 
 EventKind = Literal["started", "step", "evaluated", "saved", "finished"]
 
@@ -22,6 +25,10 @@ class Calls(Protocol):
 
     def chain(self, hook: str, argument: str, value: Any, **arguments: Any) -> Any:
         """Fold `value` through every planned plugin that answers `hook`, in plan order."""
+        ...
+
+    def each(self, hook: str, **arguments: Any) -> Iterator[tuple[PlannedPlugin, Any]]:
+        """Call every planned plugin that answers `hook` with the same arguments; each result with its plugin."""
         ...
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tunekit.testing import rows_of
 from tunekit.values import BadRow, Example, Source
-from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, Prompts, ShareGpt, Text
 
 Results = list[Example | BadRow]
 
@@ -19,6 +19,7 @@ FORMATS: dict[str, Any] = {
     "openai": OpenAi(),
     "preference": Preference(),
     "labelled": Labelled(),
+    "prompt": Prompts(),
     "text": Text(),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunekit.testing import FormatSuite, ReaderSuite
 from tunekit.values import Source
-from tunekit_formats import Alpaca, Files, Labelled, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Files, Labelled, OpenAi, Preference, Prompts, ShareGpt, Text
 
 
 class TestFiles(ReaderSuite):
@@ -134,3 +134,23 @@ class TestText(FormatSuite):
     plugin = Text()
     rows = ({"text": "A plain answer."}, {"text": "A long one."})
     bad_rows = ({"text": None}, {"text": 5})
+
+
+class TestPrompts(FormatSuite):
+    plugin = Prompts()
+    rows = (
+        {"prompt": "What is two and three?", "result": 5},
+        {"prompt": [{"role": "user", "content": "Hi"}], "result": None},
+        {
+            "prompt": [
+                {"from": "human", "value": "2 + 3"},
+                {"from": "gpt", "value": "5"},
+                {"from": "human", "value": "+ 1"},
+            ]
+        },
+    )
+    bad_rows = (
+        {"prompt": ""},
+        {"prompt": 5},
+        {"prompt": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]},
+    )

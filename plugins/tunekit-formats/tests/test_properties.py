@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tunekit.errors import DataError
 from tunekit.testing import rows_of
 from tunekit.values import BadRow, Example, Image, Message, Source, ToolCall
-from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, ShareGpt, Text
+from tunekit_formats import Alpaca, Labelled, OpenAi, Preference, Prompts, ShareGpt, Text
 
 FORMATS: dict[str, Any] = {
     "alpaca": Alpaca(),
@@ -24,6 +24,7 @@ FORMATS: dict[str, Any] = {
     "openai": OpenAi(),
     "preference": Preference(),
     "labelled": Labelled(),
+    "prompt": Prompts(),
     "text": Text(),
 }
 NAMES = st.sampled_from(sorted(FORMATS))
@@ -77,6 +78,7 @@ NEEDS = {
     "openai": [{"conversations", "messages"}],
     "preference": [{"chosen"}, {"rejected"}],
     "labelled": [{"conversations", "messages", "prompt", "instruction"}, {"label", "kto_tag"}],
+    "prompt": [{"prompt"}],
     "text": [{"text"}],
 }
 
@@ -390,6 +392,7 @@ def test_rows_of_a_megabyte_give_one_result(unit: str) -> None:
         ("openai", {"messages": [{"role": "assistant", "content": long}] * 3, "tools": long}),
         ("preference", {"prompt": long, "chosen": long, "rejected": "b", "margin": long}),
         ("labelled", {"prompt": long, "completion": long, "label": long}),
+        ("prompt", {"prompt": long}),
         ("text", {"text": long}),
     ]
     for name, row in rows:

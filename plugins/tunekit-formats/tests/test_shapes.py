@@ -51,6 +51,9 @@ CALLED = ToolCall("find", {"what": "é", "deep": [1, {"a": None}]})
         ({"messages": [USER, ASSISTANT], "label": "true"}, "labelled"),
         ({"conversations": [HUMAN, GPT], "kto_tag": 1}, "labelled"),
         ({**PAIR, "kto_tag": True}, "labelled"),
+        ({"prompt": "q", "answer": "5"}, "prompt"),
+        ({"prompt": [USER]}, "prompt"),
+        ({"prompt": "q", **PAIR}, "alpaca"),
     ],
 )
 def test_exactly_one_format_recognises_a_shape(recognised: Any, row: dict[str, Any], name: str) -> None:
@@ -63,6 +66,7 @@ def test_exactly_one_format_recognises_a_shape(recognised: Any, row: dict[str, A
         {"question": "q", "answer": "a"},
         {"instruction": "q"},
         {"prompt": "q", "completion": "a"},
+        {"prompt": "q", "label": True},
         {**PAIR, "messages": []},
         {"messages": [], "conversations": []},
         {"messages": [USER, ASSISTANT], "prompt": "q", "completion": "a", "label": True},
@@ -113,6 +117,7 @@ def test_a_label_of_more_classes_than_two_calls_no_answer_good(recognised: Any) 
         ("openai", r"format openai needs .*; not found: messages or conversations; found: instruction, answer"),
         ("preference", r"format preference needs .*not found: chosen, rejected; .*`columns: \{chosen: instruction\}`"),
         ("labelled", r"format labelled needs .*not found: kto_tag or label"),
+        ("prompt", r"format prompt needs the columns prompt"),
         ("text", r"data \(data\): format text needs the columns text"),
     ],
 )

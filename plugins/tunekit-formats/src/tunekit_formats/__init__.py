@@ -1,4 +1,4 @@
-"""The default data plugins: one that opens sources, six that turn their rows into examples."""
+"""The default data plugins: one that opens sources, seven that turn their rows into examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import BadRow, Example, Rows, Source
 
-__all__ = ["Alpaca", "Files", "FilesConfig", "FormatConfig", "Labelled", "OpenAi", "Preference", "ShareGpt", "Text"]
+__all__ = [
+    "Alpaca",
+    "Files",
+    "FilesConfig",
+    "FormatConfig",
+    "Labelled",
+    "OpenAi",
+    "Preference",
+    "Prompts",
+    "ShareGpt",
+    "Text",
+]
 
 
 class FilesConfig(PluginConfig):
@@ -99,6 +110,20 @@ class Labelled(Plugin[FormatConfig]):
 
         shape = shapes.recognise(rows, "labelled")
         return None if shape is None else labels.read(rows, shape)
+
+
+class Prompts(Plugin[FormatConfig]):
+    """Rows of `prompt` without an answer, for stages that learn from their own; other columns are for rewards."""
+
+    provides = frozenset({"data.format"})
+
+    @hookimpl
+    def tunekit_format_data(self, rows: Rows) -> Iterator[Example | BadRow] | None:
+        """Make a conversation that waits for its answer; None where there is no `prompt`, or an answer to it."""
+        from .formats import prompts, shapes
+
+        shape = shapes.recognise(rows, "prompt")
+        return None if shape is None else prompts.read(rows, shape)
 
 
 class Text(Plugin[FormatConfig]):

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from .layout import Layout
     from .needs import ReferenceLogProbs, SequenceValues, TokenLogProbs, TokenValues
     from .order import BatchOrder
+    from .prompts import Asked, Prompts, prepare_prompts
     from .scores import TokenScores
 
 _LAZY = {
+    "Asked": "prompts",
     "BatchOrder": "order",
     "Encoder": "encoding",
     "Forward": "forward",
@@ -52,6 +54,7 @@ _LAZY = {
     "Job": "job",
     "Layout": "layout",
     "ReferenceLogProbs": "needs",
+    "Prompts": "prompts",
     "Rules": "encoding",
     "SequenceValues": "needs",
     "TokenLogProbs": "needs",
@@ -59,6 +62,7 @@ _LAZY = {
     "TokenValues": "needs",
     "ValueHead": "heads",
     "estimate_stage": "estimate",
+    "prepare_prompts": "prompts",
     "train": "engine",
 }
 
@@ -110,6 +114,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AdamW",
     "AdamWConfig",
+    "Asked",
     "Batch",
     "BatchConfig",
     "BatchOrder",
@@ -126,6 +131,7 @@ __all__ = [
     "LogConfig",
     "Need",
     "Objective",
+    "Prompts",
     "Provided",
     "ReferenceLogProbs",
     "Rules",
@@ -142,5 +148,6 @@ __all__ = [
     "TrainConfig",
     "ValueHead",
     "estimate_stage",
+    "prepare_prompts",
     "train",
 ]

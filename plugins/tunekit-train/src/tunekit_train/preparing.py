@@ -23,7 +23,7 @@ def prepare(data: Examples, tokenizer: Any, rules: Rules, kinds: frozenset[Kind]
     """Encode all examples by rules. Raises DataError where the data is of a kind that the stage does not train on."""
     from .encoding import Encoder
 
-    return prepare_with(Encoder(tokenizer, rules, _tool_format(context)), data, kinds, context)
+    return prepare_with(Encoder(tokenizer, rules, tool_format(context)), data, kinds, context)
 
 
 def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], context: StageContext) -> Prepared:
@@ -31,7 +31,7 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
 
     A sample, which has no fingerprint, is encoded in memory.
     """
-    fit = _Fit(kinds, context.name)
+    fit = Fitting(kinds, context.name)
     if not data.fingerprint:
         return Items(encoder.encode_all(fit(data), data.account), data.account, data.mixing)
     if data.mixing.streaming:
@@ -58,7 +58,7 @@ TOLD: dict[Kind, str] = {
 }
 
 
-class _Fit:
+class Fitting:
     """Lets examples through that the stage trains on."""
 
     def __init__(self, kinds: frozenset[Kind], stage: str) -> None:
@@ -74,7 +74,8 @@ class _Fit:
             yield example
 
 
-def _tool_format(context: StageContext) -> ToolFormat | None:
+def tool_format(context: StageContext) -> ToolFormat | None:
+    """The tool format of a run, if it has one."""
     try:
         found: ToolFormat = context.calls.own("tunekit_tool_format")
     except PlanError:

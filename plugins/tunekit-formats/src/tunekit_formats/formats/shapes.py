@@ -20,7 +20,7 @@ from .checks import readable
 from .marks import LABELS, PAIR, as_label
 from .styles import OPENAI, SHAREGPT, Style, tagged
 
-Format = Literal["alpaca", "sharegpt", "openai", "text", "preference", "labelled"]
+Format = Literal["alpaca", "sharegpt", "openai", "text", "preference", "labelled", "prompt"]
 Fit = tuple[Format | Literal["several", "turns"], str | None]
 """A format, `turns` where only the turns can tell which, or `several` that fit; and the column it begins in."""
 
@@ -35,6 +35,7 @@ _NEEDS: dict[Format, tuple[tuple[str, ...], ...]] = {
     "text": (("text",),),
     "preference": (("chosen",), ("rejected",)),
     "labelled": (("messages", "conversations", "prompt", "instruction"), LABELS),
+    "prompt": (("prompt",),),
 }
 """What each format cannot do without: one column of each group."""
 
@@ -120,7 +121,10 @@ def _fit(columns: Set[str], labels: Iterable[str]) -> Fit | None:
         return "labelled", ways[0]
     if ways:
         return ("alpaca" if ways[0] == "instruction" else "turns"), ways[0]
-    return ("text", "text") if "text" in columns else None
+    if "text" in columns:
+        return "text", "text"
+    asks = "prompt" in columns and not labelled and not columns & {*PAIR, "completion"}
+    return ("prompt", "prompt") if asks else None
 
 
 def _plain(columns: Set[str]) -> list[str]:

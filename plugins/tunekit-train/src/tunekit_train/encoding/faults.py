@@ -20,6 +20,11 @@ def no_answer() -> Fault:
     return Fault("there is no assistant turn to train on", "add the answer, or leave the row out")
 
 
+def nothing_asked() -> Fault:
+    """No prompt."""
+    return Fault("there is nothing to answer", "put a turn of the user before the answer, or leave the row out")
+
+
 def all_masked() -> Fault:
     """No token has a weight."""
     return Fault(

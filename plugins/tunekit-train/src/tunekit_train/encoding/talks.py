@@ -60,7 +60,7 @@ class Talks:
 
     def _conversation(self, example: Example) -> Talk:
         supervise = self.rules.supervise if example.label is None else "last"
-        messages, tools = self._ready(example, example.messages)
+        messages, tools = self.ready(example, example.messages)
         answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
         if not answers and supervise != "all":
             raise faults.no_answer()
@@ -71,8 +71,8 @@ class Talks:
         return Talk(messages, _with_own(ruled, messages, 0), 1.0 if supervise == "all" else 0.0, tools)
 
     def _pair(self, example: Example, whole: Messages) -> Talk:
-        messages, tools = self._ready(example, whole)
-        prompt = len(self._ready(example, example.messages)[0]) if example.messages else 0
+        messages, tools = self.ready(example, whole)
+        prompt = len(self.ready(example, example.messages)[0]) if example.messages else 0
         answers = [index for index in range(prompt, len(messages)) if messages[index].role == "assistant"]
         if not answers:
             raise faults.no_answer()
@@ -87,7 +87,7 @@ class Talks:
             raise faults.tools_not_written("it writes the prompt differently for the chosen and the rejected answer")
         return pair
 
-    def _ready(self, example: Example, messages: Messages) -> tuple[Messages, tuple[Mapping[str, Any], ...]]:
+    def ready(self, example: Example, messages: Messages) -> tuple[Messages, tuple[Mapping[str, Any], ...]]:
         """Fence the messages, rule their thinking and write the tools; give the tools that the template is to write."""
         if any(message.images for message in messages):
             raise faults.images()

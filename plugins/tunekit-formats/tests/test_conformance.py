@@ -143,9 +143,9 @@ class TestPrompts(FormatSuite):
         {"prompt": [{"role": "user", "content": "Hi"}], "result": None},
         {
             "prompt": [
-                {"from": "human", "value": "2 + 3"},
-                {"from": "gpt", "value": "5"},
-                {"from": "human", "value": "+ 1"},
+                {"role": "user", "content": "2 + 3"},
+                {"role": "assistant", "content": "5"},
+                {"role": "user", "content": "+ 1"},
             ]
         },
     )

@@ -172,6 +172,7 @@ WORLD_PLUGINS = {
     "openai": "Quiet",
     "preference": "Quiet",
     "labelled": "Quiet",
+    "prompt": "Quiet",
     "transformers": "Loader",
     "adamw": "Optimizer",
     "steps": "Steps",

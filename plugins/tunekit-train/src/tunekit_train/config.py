@@ -13,6 +13,7 @@ TooLong = Literal["cut", "drop", "split"]
 Packing = Literal["none", "greedy", "best_fit"]
 Thinking = Literal["keep", "last", "drop", "mask"]
 LoraProduct = Literal["auto", "never"]
+FrozenLayersMode = Literal["auto", "never"]
 Shape = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"
 ]
@@ -54,6 +55,17 @@ class ComputeConfig(PluginConfig):
     lora_product: LoraProduct = Field(
         default="auto",
         description="auto: a LoRA layer is one product, with a backward of its own, where that is exact; never: PEFT's",
+    )
+    frozen_layers: FrozenLayersMode = Field(
+        default="auto",
+        description="auto: layers below the first that trains are computed once for each example, where that is exact "
+        "and examples come again; never: each time",
+    )
+    frozen_layers_gib: float = Field(
+        default=8.0,
+        gt=0,
+        description="the most disk space, in GiB, that their hidden states may take in the run folder until the stage "
+        "ends; where they need more they are computed each time",
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from tunekit.errors import PlanError, Problem
 from .config import Padding
 from .layout import Layout, lay_end_to_end, lay_padded, lay_shared
 from .objective import Batch, Need, Source
+
+if TYPE_CHECKING:
+    from .frozen_layers import FrozenLayers
 
 StrategyName = Literal["segments", "padded"]
 
@@ -107,7 +110,7 @@ class Forward:
 
     `needs` are all that will ask. What they say beforehand (`Need.logits_at`, `Need.hidden_at`) comes from one run of
     the model, made when the first of it is asked for; whatever else is asked for is a run of its own. `sources` are
-    what the needs have prepared before the first step.
+    what the needs have prepared before the first step, `frozen` the layers that need not be computed again.
     """
 
     def __init__(
@@ -117,8 +120,10 @@ class Forward:
         layout: Layout,
         needs: Iterable[Need[Any]] = (),
         sources: Mapping[Need[Any], Source] | None = None,
+        frozen: FrozenLayers | None = None,
     ) -> None:
         self.model, self.batch, self.layout = model, batch, layout
+        self._frozen = frozen
         self._sources = dict(sources or {})
         needs = tuple(needs)
         self._logits = _Shares(need.logits_at(layout) for need in needs)
@@ -159,13 +164,13 @@ class Forward:
         """Run the model with its head at `logits_at` only; returns logits and hidden states, the latter maybe empty."""
         arguments = self._arguments()
         if hidden_at is not None:
-            with self._borders(), _head_given(self.model, logits_at, hidden_at) as taken:
+            with self._surroundings(), _head_given(self.model, logits_at, hidden_at) as taken:
                 logits: Tensor = self.model(**arguments, use_cache=False).logits
             return logits.reshape(-1, logits.shape[-1]), taken[0]
         whole = "logits_to_keep" not in inspect.signature(_inner(self.model).forward).parameters
         if not whole:
             arguments["logits_to_keep"] = logits_at if self.layout.attention_mask is None else self._mask(logits_at)
-        with self._borders():
+        with self._surroundings():
             logits = self.model(**arguments, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])
         return (logits[logits_at] if whole else logits), logits[:0]
@@ -188,12 +193,16 @@ class Forward:
         mask[positions] = True
         return mask.view_as(self.layout.input_ids)  # [batch, seq]
 
-    def _borders(self) -> Any:
-        if self.layout.attention_mask is not None:
-            return nullcontext()
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """What is to be known while the model runs: where segments end, and what frozen layers have said."""
         from .segments import borders_given
 
-        return borders_given()
+        below: AbstractContextManager[None] = nullcontext()
+        if self._frozen is not None:
+            below = self._frozen.given(self.batch, self.layout)
+        with nullcontext() if self.layout.attention_mask is not None else borders_given(), below:
+            yield
 
 
 class _Shares:

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from tunekit.values import Precision
 
 from .config import LoraProduct
+from .layers import listened_to
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
 """What products are computed in here. The tests hold these against PEFT's own layer."""
@@ -168,7 +169,7 @@ def _obstacle(layer: Any) -> str | None:
         return "its adapter is more than two matrices"
     if base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad):
         return "its base trains"
-    if any(_listened_to(module) for module in (base, down, up, layer.lora_dropout[name])):
+    if any(listened_to(module) for module in (base, down, up, layer.lora_dropout[name])):
         return "a hook listens inside it"
     if not all(_is_whole(module) for module in (base, down, up)):
         return "its weights are not whole in this process"
@@ -189,17 +190,6 @@ def _in_training(layer: Any, precision: Precision) -> str | None:
 
 def _drops(dropout: Any) -> bool:
     return bool(dropout.training) and getattr(dropout, "p", 0.0) > 0
-
-
-def _listened_to(module: torch.nn.Module) -> bool:
-    """Whether a call of this module does more than its class says; here it is not called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in vars(module)
-    )
 
 
 def _is_whole(module: Any) -> bool:

@@ -100,7 +100,7 @@ class ReferenceFile:
         target.flush()
         (partial / "raw").unlink()
         (partial / MANIFEST).write_text(json.dumps({"version": VERSION, "fingerprint": fingerprint}))
-        _flush(partial)
+        flush(partial)
         partial.rename(folder)
         found = cls.find(folder, fingerprint)
         assert found is not None, "what was just written is found"
@@ -152,7 +152,8 @@ def _save(path: Path, values: npt.NDArray[Any]) -> None:
     np.save(path, values)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Have the files of a folder, and the folder, on the disk."""
     for path in (*folder.iterdir(), folder):
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .forward import Forward
+from .frozen_layers import prepare_frozen_layers
 from .job import Job
 from .objective import Batch, Provided, Source
 
@@ -18,7 +19,8 @@ class Sources:
 
     def __init__(self, job: Job, checkpoint: Path | None) -> None:
         self.strategy, self.needs = job.strategy, job.objective.needs
-        self._by_key: dict[Hashable, Source] = {}
+        self.frozen = prepare_frozen_layers(job, checkpoint)
+        self._by_key: dict[Hashable, Source] = {"frozen layers": self.frozen}
         for need in self.needs:
             if need.source_key not in self._by_key:
                 self._by_key[need.source_key] = need.prepare(job, checkpoint)
@@ -26,7 +28,8 @@ class Sources:
 
     def provide(self, model: Any, batch: Batch, device: torch.device) -> Provided:
         """Work out all needs for one batch."""
-        forward = Forward(model, batch, self.strategy.lay_out(batch).to(device), self.needs, self._prepared)
+        layout = self.strategy.lay_out(batch).to(device)
+        forward = Forward(model, batch, layout, self.needs, self._prepared, self.frozen)
         return Provided({need: need.provide(forward) for need in self.needs})
 
     def facts(self) -> Mapping[str, Any]:

@@ -90,12 +90,16 @@ def tiny_llama(seed: int = 0, **changes: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**{**options, **changes}))
 
 
-def with_lora(model: Any, dropout: float = 0.0) -> Any:
-    """The model under a LoRA adapter whose second matrix is not zero, so that all its parameters get gradients."""
+def with_lora(model: Any, dropout: float = 0.0, **options: Any) -> Any:
+    """The model under a LoRA adapter whose second matrix is not zero, so that all its parameters get gradients.
+
+    `options` are further ones of `peft.LoraConfig`.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    given = {"r": 4, "lora_dropout": dropout, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    config = LoraConfig(**{**given, **options})
     with warnings.catch_warnings():  # of PEFT, which reads a property that transformers renamed
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         adapted = get_peft_model(model, config)

@@ -75,6 +75,8 @@ def test_data_without_pairs_is_refused(stage: Any, tmp_path: Path) -> None:
         ({"divergence_alpha": 0.2}, "divergence_alpha acts only with divergence alpha"),
         ({"discopop_temperature": 0.2}, "discopop_temperature acts only with loss discopop"),
         ({"bco_decay": 0.2}, "bco_decay acts only with loss bco"),
+        ({"loss": "ipo", "margin_weight": 2.0}, "margin_weight acts only with loss discopop, exo, hinge"),
+        ({"loss": "discopop", "discopop_temperature": 2.0}, "less than or equal to 1"),
         ({"loss": {}}, "name at least one loss"),
         ({"loss": {"sigmoid": 0.0}}, "each with a weight above 0"),
         ({"loss": "sigmod"}, "sigmod"),

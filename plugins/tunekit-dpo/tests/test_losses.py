@@ -14,7 +14,7 @@ from torch.autograd import gradcheck
 
 from tunekit_dpo.comparing import Compared, Settings, pair_losses
 from tunekit_dpo.divergences import slope
-from tunekit_dpo.names import Divergence, LossName
+from tunekit_dpo.names import OF_DIFFERENCE, Divergence, LossName
 from tunekit_dpo.odds import odds_ratio
 from tunekit_dpo.pairs import Answers, tail_factors
 
@@ -203,6 +203,32 @@ def test_an_answer_that_has_become_impossible_keeps_the_loss_finite(divergence: 
     assert torch.isfinite(value).all()
     assert ratio.grad is not None
     assert torch.isfinite(ratio.grad).all()
+
+
+FARTHEST = [(1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("name", "divergence"),
+    [
+        *((name, "reverse_kl") for name in NAMES),
+        *((name, each) for name in sorted(OF_DIFFERENCE) for each in ("forward_kl", "js", "alpha")),
+    ],
+)
+def test_a_loss_of_answers_that_are_certain_or_impossible_is_finite(
+    name: LossName, divergence: Divergence, dtype: torch.dtype
+) -> None:
+    answers = [torch.tensor(side, dtype=dtype, requires_grad=True) for side in zip(*FARTHEST, strict=True)]
+    nothing, sizes = torch.zeros(4, dtype=dtype), torch.ones(4, dtype=dtype)
+    settings = Settings(beta=1.0, label_smoothing=0.1, divergence=divergence)
+    pairs = Compared(Answers(*answers, sizes, sizes), Answers(nothing, nothing, sizes, sizes), nothing, settings)
+    loss = pair_losses(name, pairs, shift=0.2)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    for answer in answers:
+        assert answer.grad is not None
+        assert torch.isfinite(answer.grad).all()
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "sigmoid_norm", "hinge", "robust", "exo", "discopop"])

@@ -52,3 +52,12 @@ def test_the_gradient_is_that_of_the_differences() -> None:
 
     assert gradcheck(anchored, [rewards])
     assert gradcheck(lambda values: apo_zero_unpaired(values, GOOD), [rewards])
+
+
+def test_answers_that_are_certain_or_impossible_have_a_finite_loss() -> None:
+    rewards = torch.tensor([1e4, 1e4, -1e4, -1e4], requires_grad=True)
+    for anchor in (0.0, 1e4):
+        loss = kto(rewards, GOOD, torch.tensor(anchor)) + apo_zero_unpaired(rewards, GOOD)
+        (gradient,) = torch.autograd.grad(loss.sum(), rewards)
+        assert torch.isfinite(loss).all()
+        assert torch.isfinite(gradient).all()

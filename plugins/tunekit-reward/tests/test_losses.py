@@ -35,6 +35,17 @@ def test_equal_rewards_have_the_logarithm_of_2() -> None:
     assert bradley_terry(CHOSEN, CHOSEN).tolist() == pytest.approx([math.log(2)] * 3)
 
 
+def test_rewards_far_apart_have_a_finite_loss() -> None:
+    rewards = [torch.tensor(each, requires_grad=True) for each in ([1e4, -1e4, 1e4], [-1e4, 1e4, 1e4])]
+    loss = bradley_terry(*rewards, label_smoothing=0.1) + 0.01 * off_centre(*rewards)
+    assert torch.isfinite(loss).all()
+    assert all(torch.isfinite(each).all() for each in torch.autograd.grad(loss.sum(), rewards))
+
+
+def test_centring_is_the_square_of_the_sum_of_both_rewards() -> None:
+    assert off_centre(CHOSEN, REJECTED).tolist() == pytest.approx([0.8**2, 0.1**2, 1.0], rel=1e-12)
+
+
 def test_both_terms_are_those_of_trl(trl_loss: Callable[..., float]) -> None:
     found = bradley_terry(CHOSEN, REJECTED, MARGIN) + 0.3 * off_centre(CHOSEN, REJECTED)
     assert float(found.mean()) == pytest.approx(trl_loss(CHOSEN, REJECTED, MARGIN, 0.3), rel=1e-12)

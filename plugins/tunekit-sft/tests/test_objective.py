@@ -61,6 +61,14 @@ def test_the_gradient_of_dft_is_that_of_minus_p() -> None:
     torch.testing.assert_close(of(lambda own: dynamic_loss(own, weights)), of(lambda own: -(weights * own.exp()).sum()))
 
 
+def test_tokens_that_are_certain_or_impossible_have_a_finite_loss() -> None:
+    log_probs = torch.tensor([-1e4, 0.0, -1e-30], requires_grad=True)
+    loss = dynamic_loss(log_probs, torch.ones(3))
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_smoothed_targets_with_weights_are_those_of_torch(share: float) -> None:
     logits, targets = some_logits()

@@ -15,8 +15,11 @@ from torch.nn.functional import logsigmoid
 
 from .names import Divergence
 
-LARGEST = 80.0
-"""The largest exponent taken, so that exp stays within fp32; an answer so much less likely has no gradient. As TRL."""
+LARGEST = 40.0
+"""The largest exponent taken: exp and its square (`ipo`) stay within fp32. TRL takes 80, and none for forward_kl.
+
+An answer that much less likely, by a factor of 1e17 for forward_kl, has no gradient.
+"""
 
 
 def slope(ratio: Tensor, divergence: Divergence, alpha: float) -> Tensor:

@@ -70,10 +70,11 @@ def discopop(logits: Tensor, temperature: float) -> Tensor:
     """(1 - m) (-log sigmoid(logits)) + m exp(-logits), m = sigmoid(logits / temperature).
 
     Discovering Preference Optimization Algorithms with and for Large Language Models, arXiv:2406.08414, equation 5 (the
-    log-ratio modulated loss); temperature is 0.05 there.
+    log-ratio modulated loss); temperature is 0.05 there. The second product is one exponential: its factors are 0 and
+    infinite where an answer has become impossible. It is bounded for temperatures up to 1.
     """
     mixed = torch.sigmoid(logits / temperature)
-    return (1 - mixed) * -logsigmoid(logits) + mixed * torch.exp(-logits)
+    return (1 - mixed) * -logsigmoid(logits) + torch.exp(logsigmoid(logits / temperature) - logits)
 
 
 def bco(chosen: Tensor, rejected: Tensor, shift: Tensor | float) -> Tensor:

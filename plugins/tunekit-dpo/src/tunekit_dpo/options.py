@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tunekit_train import ConversationConfig
 
-from .names import OF_DIFFERENCE, SMOOTHED, Divergence, LossName
+from .names import OF_DIFFERENCE, OFFSET, SMOOTHED, Divergence, LossName
 
 BETA = "how strongly the policy is held to the reference: rewards are beta times log-ratios"
 SFT = "weight of the mean -log p of the chosen answer's tokens, added to the loss"
@@ -37,7 +37,12 @@ class DpoConfig(ConversationConfig):
         default=1.0, ge=0, description="how much of the margin that the data gives a reward difference must exceed"
     )
     sft_weight: float = Field(default=0.0, ge=0, description=SFT)
-    discopop_temperature: float = Field(default=0.05, gt=0, description="temperature of `loss: discopop`")
+    discopop_temperature: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="temperature of `loss: discopop`, at which it turns from one form to the other",
+    )
     bco_decay: float = Field(
         default=0.99, ge=0, lt=1, description="decay of the running mean of rewards of `loss: bco`, per step"
     )
@@ -63,6 +68,7 @@ class DpoConfig(ConversationConfig):
             )
         takers: dict[str, tuple[bool, str]] = {
             "label_smoothing": (bool(names & SMOOTHED), f"loss {', '.join(sorted(SMOOTHED))}"),
+            "margin_weight": (bool(names & OFFSET), f"loss {', '.join(sorted(OFFSET))}"),
             "divergence_alpha": (self.divergence == "alpha", "divergence alpha"),
             "discopop_temperature": ("discopop" in names, "loss discopop"),
             "bco_decay": ("bco" in names, "loss bco"),

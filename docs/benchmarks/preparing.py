@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -38,19 +39,20 @@ trains the newline that the template writes behind the last end token.
 Runs = dict[str, list[dict[str, float]]]
 
 
-def measure(source: str, rounds: int, rows: int) -> Iterator[dict[str, Any]]:
+def measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Run every contender once per round; gives all results so far after each round."""
     runs: Runs = {name: [] for name in NAMES}
-    for number in range(rounds):
+    for number in range(options.rounds):
         for name in NAMES:
-            print(f"round {number + 1}, data, {name}", flush=True)
-            runs[name].append(one(name, source, rows))
-        yield {"runs": runs, "rows": rows}
+            print(f"round {number + 1}, data, {name}: ", end="", flush=True)
+            runs[name].append(one(name, str(folder / "alpaca_en_demo.json"), options.rows))
+            print(f"{runs[name][-1]['seconds']:.0f} s", flush=True)
+        yield {"runs": runs, "rows": options.rows}
 
 
 def one(name: str, source: str, rows: int) -> dict[str, float]:
     """Run one contender in its own process."""
-    command = [sys.executable, str(HERE / "data_contenders.py"), name, "--data", source, "--rows", str(rows)]
+    command = [sys.executable, str(HERE / "preparing_contenders.py"), name, "--data", source, "--rows", str(rows)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -74,14 +76,14 @@ def page(results: dict[str, Any]) -> str:
     return "\n".join([*lines, FOOT.format(cached=cached)])
 
 
-def draw(runs: Runs) -> None:
+def draw(results: dict[str, Any]) -> None:
     """Bars of speed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    axes, runs = figure.subplots(), results["runs"]
     names = list(NAMES)[::-1]
     colours = ["#0b7a75" if name == "tunekit" else "#7d8597" if name.startswith("trl") else "#b8b8b8" for name in names]
     bars = axes.barh([NAMES[name] for name in names], [speed(runs[name]) for name in names], 0.7, color=colours)

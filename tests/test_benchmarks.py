@@ -1,0 +1,53 @@
+"""The page on performance is what the kept results say, and everything in it was measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.fixture
+def benchmark(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(DOCS / "benchmarks"))
+    for path in (DOCS / "benchmarks").glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    return importlib.import_module("run")
+
+
+@pytest.fixture
+def results() -> dict:
+    return json.loads((DOCS / "benchmarks" / "results.json").read_text())
+
+
+def test_the_page_on_performance_is_what_the_kept_results_say(benchmark, results):
+    assert (DOCS / "performance.md").read_text() == benchmark.page(results)
+
+
+def test_every_measured_section_of_the_page_has_its_picture(benchmark, results):
+    for name in benchmark.SECTIONS.keys() & results.keys():
+        assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
+
+
+def run_of(seconds: float, loss: float, peak: int) -> dict:
+    step = {"loss": loss, "tokens": 100, "seconds": seconds}
+    return {"steps": [{**step, "seconds": 60.0}, step, step], "seconds": 60 + 2 * seconds, "peak_bytes": peak}
+
+
+def test_a_contest_compares_speed_without_the_first_step_memory_and_losses(benchmark):
+    ours, theirs = run_of(1.0, 2.0, 2**30), run_of(2.5, 2.25, 2**31)
+    page = benchmark.SECTIONS["dpo"].page({"runs": {"fp32": {"tunekit": [ours], "trl": [theirs]}}, "steps": 3})
+    assert "| fp32 | tunekit | 100 |  |  | 1.00 GiB |  |  |" in page
+    assert "| fp32 | TRL DPOTrainer | 40 | 2.50x | 2.5x | 2.00 GiB | 50% | 2.5e-01 |" in page
+
+
+def test_freeze_tuning_is_compared_over_the_whole_run(benchmark):
+    ours, theirs = run_of(1.0, 2.0, 2**30), run_of(32.0, 2.0, 2**30)
+    page = benchmark.SECTIONS["freeze"].page({"runs": {"bf16": {"tunekit": [ours], "plain": [theirs]}}, "steps": 1})
+    assert "| bf16 | transformers.Trainer | 124 s | 2.00x | 2.5x |" in page

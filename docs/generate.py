@@ -25,7 +25,7 @@ from tunekit import testing, values
 from tunekit.catalog import Catalog, Listing
 from tunekit.hooks import HookSpecs
 from tunekit.plugin import Plugin
-from tunekit.recipe.model import MixingOptions, SourceOptions
+from tunekit.recipe.model import AdapterOptions, MixingOptions, SourceOptions
 
 DOCS = Path(__file__).resolve().parent
 PLUGINS = DOCS.parent / "plugins"
@@ -88,6 +88,11 @@ def mixing() -> Iterator[str]:
     yield from _options(MixingOptions, "data.")
 
 
+def adapter() -> Iterator[str]:
+    """Which adapter a stage trains."""
+    yield from _options(AdapterOptions, "adapter.")
+
+
 def options() -> Iterator[str]:
     """The options of every plugin of this repository."""
     for row, plugin in sorted(_plugins(), key=_stages_first):
@@ -108,6 +113,7 @@ REGIONS: Mapping[str, Callable[[], Iterator[str]]] = {
     "values": value_types,
     "source": source,
     "mixing": mixing,
+    "adapter": adapter,
     "options": options,
 }
 

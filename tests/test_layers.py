@@ -24,6 +24,7 @@ LAYERS = [
     "data",
     "plan",
     "record",
+    "adapters",
     "engine",
     "pipeline",
     "cli",

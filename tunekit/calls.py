@@ -16,7 +16,7 @@ from .errors import HookCallError, PlanError, Problem, TunekitError, nearest
 from .hooks import HookSpecs
 from .values import PlannedPlugin
 
-STAGE_SLOTS = ("tunekit_optimizer", "tunekit_read_data")
+STAGE_SLOTS = ("tunekit_optimizer", "tunekit_read_data", "tunekit_attach_adapter")
 """Own hooks that a stage may give to a plugin of its own."""
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .values import DEFAULT_ADAPTER
+
 if TYPE_CHECKING:
     from .values import DataEstimate, Estimate, Plan
 
@@ -109,10 +111,21 @@ def _run(plan: Plan) -> Section:
         ("model", plan.recipe.model),
         ("machine", f"{device}, {size(machine.memory_bytes)}"),
         ("precision", f"{dtypes}\n{precision.reason}"),
+        *_adapters(plan),
         *((f"data of {stage.name}", ", ".join(source.name for source in stage.sources)) for stage in plan.stages),
         ("output", plan.recipe.output or "not chosen yet"),
     ]
     return Section("Run", (), tuple(rows))
+
+
+def _adapters(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Which stages train which adapter, where it is not one fresh adapter for all."""
+    if plan.adapters in ((), (DEFAULT_ADAPTER,)) and not any(stage.start for stage in plan.stages):
+        return
+    for name in plan.adapters:
+        stages = [stage for stage in plan.stages if stage.adapter == name]
+        begins = f", begins as {stages[0].start}" if stages[0].start else ""
+        yield f"adapter {name}", ", ".join(plan.title(stage.index) for stage in stages) + begins
 
 
 def _steps(plan: Plan) -> Section:

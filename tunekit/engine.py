@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from .adapters import NamedAdapters
 from .calls import Calls
 from .data import load_tokenizer, open_examples, preparing
 from .errors import InterruptedRunError, RunFolderError
@@ -33,9 +34,11 @@ from .values import (
 Watcher = Callable[[Event], None]
 
 
-def start(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
-    """Carry out a plan in a fresh run folder."""
-    return _Engine(plan, Record.create(folder, plan), watchers).run()
+def start(
+    plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = (), adapters: NamedAdapters | None = None
+) -> Run:
+    """Carry out a plan in a fresh run folder, on a model that is loaded already or on one of its own."""
+    return _Engine(plan, Record.create(folder, plan), watchers, adapters).run()
 
 
 def resume(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
@@ -50,22 +53,24 @@ def resume(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> 
 
 
 def open_model(
-    plan: Plan, folder: Path, adapter: Path | None = None, model: Path | None = None
-) -> tuple[ModelBundle, Context]:
-    """Load the model of a plan for asking: with a trained adapter, or with trained weights in place of the base's."""
+    plan: Plan, folder: Path, model: Path | None = None, purpose: Literal["train", "infer"] = "infer"
+) -> NamedAdapters:
+    """Load the model of a plan without an adapter; `model` are trained weights in place of the base's."""
     calls = Calls(plan.plugins)
     context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
     tokenizer, _ = load_tokenizer(context, plan.load_request)
-    request = replace(plan.load_request, purpose="infer", tokenizer=tokenizer)
+    request = replace(plan.load_request, purpose=purpose, tokenizer=tokenizer)
     if model is not None:
         request = replace(request, model=str(model))
-    bundle, _ = _load(context, request)
-    return _attach(context, replace(bundle, saved_adapter=adapter)), context
+    bundle, patched = _load(context, request)
+    return NamedAdapters(bundle, context, plan.stages, patched)
 
 
 def _essence(recipe: Recipe) -> tuple[object, ...]:
     """What must be equal for a run to go on; where the data lies may change, its path may be written otherwise."""
-    stages = tuple((identity(stage.name), dict(stage.options), _plugins(stage.use)) for stage in recipe.stages)
+    stages = tuple(
+        (identity(stage.name), dict(stage.options), _plugins(stage.use), stage.adapter.name) for stage in recipe.stages
+    )
     return recipe.model, _plugins(recipe.use), stages, recipe.seed
 
 
@@ -76,8 +81,11 @@ def _plugins(uses: Sequence[Use]) -> list[tuple[str, dict[str, Any]]]:
 class _Engine:
     """One run of one plan."""
 
-    def __init__(self, plan: Plan, record: Record, watchers: Sequence[Watcher]) -> None:
+    def __init__(
+        self, plan: Plan, record: Record, watchers: Sequence[Watcher], adapters: NamedAdapters | None = None
+    ) -> None:
         self.plan = plan
+        self.given = adapters
         self.record = record
         self.watchers = watchers
         self.calls = Calls(plan.plugins, record.call)
@@ -89,10 +97,21 @@ class _Engine:
         with self._status():
             tokenizer, reports = load_tokenizer(self.context, self.plan.load_request)
             data = {stage.index: self._prepare(stage, tokenizer) for stage in self._waiting()}
-            bundle = self._open(tokenizer, reports)
-            for stage in self._waiting():
-                bundle = self._train(stage, bundle, data[stage.index]).bundle
-        return Run(self.plan, self.record, bundle, self.context)
+            adapters = self._open(tokenizer) if self.given is None else self.given
+            self.record.reports({**reports, **adapters.patched})
+            with adapters.serving(self.context, self.plan.stages):
+                self._carry_out(adapters, data)
+        return Run(self.plan, self.record, adapters, self.context)
+
+    def _carry_out(self, adapters: NamedAdapters, data: Mapping[int, Prepared]) -> None:
+        """Bring back what finished stages have left, then train the others, each on its adapter."""
+        for name, folder in self.record.adapters.items():
+            adapters.use(name, folder)
+        for stage in self._waiting():
+            bundle = adapters.use(stage.adapter, stage.start)
+            result = self._train(stage, bundle, data[stage.index])
+            adapters.keep(result.bundle, self.record.adapters.get(stage.adapter))
+        adapters.use(self.plan.final_adapter)
 
     def _waiting(self) -> list[StagePlan]:
         done = {stage["index"] for stage in self.record.finished_stages()}
@@ -109,15 +128,14 @@ class _Engine:
             prepared.account.stop_on_problems()
         return prepared
 
-    def _open(self, tokenizer: Any, reports: dict[str, Report]) -> ModelBundle:
-        """Load the model as the last finished stage left it, or as the recipe names it."""
-        adapter, model = self.record.artefact("adapter"), self.record.artefact("model")
+    def _open(self, tokenizer: Any) -> NamedAdapters:
+        """Load the base as a finished stage that trained all of it left it, or as the recipe names it."""
+        model = self.record.artefact("model")
         request = replace(self.plan.load_request, tokenizer=tokenizer)
         if model is not None:
             request = replace(request, model=str(model))
         bundle, patched = _load(self.context, request)
-        self.record.reports({**reports, **patched})
-        return _attach(self.context, replace(bundle, saved_adapter=adapter))
+        return NamedAdapters(bundle, self.context, self.plan.stages, patched)
 
     def _train(self, stage: StagePlan, bundle: ModelBundle, data: Prepared) -> StageResult:
         context = self._stage(stage)
@@ -127,7 +145,7 @@ class _Engine:
             stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
         )
         self.record.data(self.plan.title(stage.index), data.account)
-        self.record.finish_stage(stage.index, stage.name, result)
+        self.record.finish_stage(stage, result)
         self._note_memory(result)
         return result
 
@@ -136,6 +154,7 @@ class _Engine:
             preparing(self.plan, self.calls, stage),
             folder=self.record.stage_folder(stage.index, stage.name),
             emit=partial(self._emit, index=stage.index),
+            adapters=self.record.adapters,
         )
 
     def _note_memory(self, result: StageResult) -> None:
@@ -185,13 +204,3 @@ def _load(context: Context, request: LoadRequest) -> tuple[ModelBundle, dict[str
     bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
     reports = {planned.name: report for planned, report in calls.each("tunekit_patch", bundle=bundle)}
     return bundle, reports
-
-
-def _attach(context: Context, bundle: ModelBundle) -> ModelBundle:
-    calls = context.calls
-    assert isinstance(calls, Calls)
-    owner = calls.owner("tunekit_attach_adapter")
-    if owner is None:
-        return bundle
-    attached: ModelBundle = calls.own("tunekit_attach_adapter", bundle=bundle, context=context)
-    return replace(attached, adapter=owner.name)

@@ -10,7 +10,7 @@ from . import engine
 from .catalog import Catalog
 from .data import DataReport, report_data
 from .engine import Watcher
-from .errors import Problem, RecipeError
+from .errors import Problem, RecipeError, RunFolderError
 from .plan import add_estimate, make_plan
 from .plugin import Plugin
 from .recipe import Recipe, from_code, from_file
@@ -87,19 +87,28 @@ class Pipeline:
         return engine.resume(self.plan(), folder, watchers)
 
 
-def open_run(folder: str | Path) -> Run:
-    """Open a finished run: its record, and its model to talk to."""
+def open_run(folder: str | Path, adapter: str | None = None) -> Run:
+    """Open a finished run: its record, and its model to talk to, with the adapter of this name or with the final one.
+
+    Raises RunFolderError where the run has left no adapter of this name.
+    """
     record = Record.open(folder)
     plan = make_plan(record.recipe)
-    bundle, context = engine.open_model(plan, record.folder, record.artefact("adapter"), record.artefact("model"))
-    return Run(plan, record, bundle, context)
+    if adapter is not None and adapter not in record.adapters:
+        known = ", ".join(record.adapters) or "none"
+        raise RunFolderError(f"{folder} holds no adapter named {adapter!r}", f"it holds {known}")
+    adapters = engine.open_model(plan, record.folder, record.artefact("model"))
+    name = plan.final_adapter if adapter is None else adapter
+    adapters.use(name, record.adapters.get(name))
+    return Run(plan, record, adapters, adapters.context)
 
 
 def open_model(model: str, use: Sequence[Plugin[Any] | str] | Mapping[str, Any] = ()) -> Talk:
     """Load a model as it is, untrained, to talk to it."""
     plan = make_plan(from_code(model, use=use), purpose="infer")
-    bundle, context = engine.open_model(plan, Path())
-    return Talk(bundle, context)
+    adapters = engine.open_model(plan, Path())
+    adapters.use(plan.final_adapter)
+    return Talk(adapters, adapters.context, plan.final_adapter)
 
 
 def resume_run(folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .adapters import NamedAdapters
 from .calls import Calls, implements
 from .data import RecordedData
-from .errors import PlanError, Problem
+from .errors import PlanError, Problem, TunekitError
 from .record import Record
-from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
+from .values import Answer, Backend, Context, GenerationSettings, Message, Plan, Prompt
 
 
 class Talk:
     """A loaded model that answers."""
 
-    def __init__(self, bundle: ModelBundle, context: Context) -> None:
-        self.bundle = bundle
-        self._context = context
+    def __init__(self, adapters: NamedAdapters, context: Context, name: str | None) -> None:
+        """Talk to the model with the adapter of this name, which is active; with None to the base alone."""
+        self.bundle = adapters.bundle
+        self._adapters, self._context, self._name = adapters, context, name
         self._backend: Backend | None = None
 
     @property
@@ -37,23 +39,40 @@ class Talk:
 
     def ask(self, prompts: Sequence[str | Sequence[Message]], **settings: Any) -> list[Answer]:
         """Answer many questions or conversations in one batch, in their order."""
-        return self.backend.generate([as_conversation(prompt) for prompt in prompts], GenerationSettings(**settings))
+        with self._answering():
+            return self.backend.generate([as_conversation(each) for each in prompts], GenerationSettings(**settings))
 
     def stream(self, prompt: str | Sequence[Message], **settings: Any) -> Iterator[str]:
         """Answer piece by piece."""
-        return self.backend.stream(as_conversation(prompt), GenerationSettings(**settings))
+        with self._answering():
+            yield from self.backend.stream(as_conversation(prompt), GenerationSettings(**settings))
 
     def perplexity(self, texts: Sequence[str]) -> float:
         """Perplexity over all predicted tokens of the texts: exp of the mean negative log-likelihood per token."""
-        scores = self.backend.score(texts)
+        with self._answering():
+            scores = self.backend.score(texts)
         return math.exp(-sum(score.log_likelihood for score in scores) / sum(score.tokens for score in scores))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Have the model compute with this adapter for a while: others may have been switched to since.
+
+        Raises TunekitError where the base is not the one that it was.
+        """
+        if self._adapters.bundle.source != self.bundle.source:
+            now = self._adapters.bundle.source
+            raise TunekitError(
+                f"{self._name} stands on {self.bundle.source}, and the base is {now} now", "open it anew"
+            )
+        with self._adapters.using(self._name, self.bundle.saved_adapter):
+            yield
 
 
 class Run(Talk):
     """What a run left: `record`, `metrics`, `adapter`, and the trained model to talk to."""
 
-    def __init__(self, plan: Plan, record: Record, bundle: ModelBundle, context: Context) -> None:
-        super().__init__(replace(bundle, saved_adapter=record.artefact("adapter")), context)
+    def __init__(self, plan: Plan, record: Record, adapters: NamedAdapters, context: Context) -> None:
+        super().__init__(adapters, context, adapters.active)
         self.plan = plan
         self.record = record
 
@@ -67,8 +86,13 @@ class Run(Talk):
 
     @property
     def adapter(self) -> Path | None:
-        """The folder of the trained adapter, in PEFT's format; None where whole weights were trained."""
-        return self.record.artefact("adapter")
+        """The folder of the adapter the run is about, in PEFT's format; None where whole weights were trained."""
+        return self.adapters.get(self.plan.final_adapter)
+
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """The folders of all adapters that the stages have trained, by their names; `default` where they gave none."""
+        return self.record.adapters
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -89,16 +113,19 @@ class Run(Talk):
     def score(self, texts: Sequence[str | Sequence[Message]]) -> list[float]:
         """Value texts, or conversations with their answers, by the reward model trained last: more is better.
 
-        Raises PlanError where no stage of the run trains one.
+        With the adapter of the stage that trained it, whichever answers otherwise. Raises PlanError where no stage of
+        the run trains one.
         """
-        trained = [stage.plugin for stage in self.plan.stages if implements(stage.plugin.plugin, "tunekit_score")]
+        trained = [stage for stage in self.plan.stages if implements(stage.plugin.plugin, "tunekit_score")]
         if not trained:
             raise PlanError([Problem("stages", "hold none that trains a reward model", "add a `reward` stage")])
         calls = self._context.calls
         assert isinstance(calls, Calls)
-        found: list[float] = calls.one(
-            trained[-1], "tunekit_score", bundle=self.bundle, texts=list(texts), context=self._context
-        )
+        stage = trained[-1]
+        with self._adapters.using(stage.adapter, self.adapters.get(stage.adapter)) as bundle:
+            found: list[float] = calls.one(
+                stage.plugin, "tunekit_score", bundle=bundle, texts=list(texts), context=self._context
+            )
         return found
 
 

@@ -24,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 def chat(
     what: Annotated[str, typer.Argument(help="Folder of a run, or a model: hub id, folder, pkg:<package>.")],
+    adapter: Annotated[str | None, typer.Option(help="Name of one of the run's adapters; else its final one.")] = None,
     ask: Annotated[list[str] | None, typer.Option("--ask", "-a", help="Ask this and end; may be given often.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -35,7 +36,7 @@ def chat(
     """Talk to a model. Lines of standard input are asked one after the other where it is not a terminal."""
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     with only_json() as write:
-        model = _open(what)
+        model = _open(what, adapter)
         if json:
             prompts = [(question, _opening(system, question)) for question in ask or _lines()]
             write([{"question": question, "answer": model.chat(prompt, **settings)} for question, prompt in prompts])
@@ -65,11 +66,14 @@ def _lines() -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()]
 
 
-def _open(what: str) -> Talk:
+def _open(what: str, adapter: str | None) -> Talk:
+    from ..errors import RunFolderError
     from ..pipeline import open_model, open_run
 
     if (Path(what) / "run.json").exists():
-        return open_run(what)
+        return open_run(what, adapter)
+    if adapter is not None:
+        raise RunFolderError(f"{what} is no run, and has no adapter named {adapter!r}", "name the folder of a run")
     return open_model(what)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ..calls import STAGE_SLOTS, implements
@@ -23,6 +24,7 @@ STAGE_LEVEL = frozenset(
         "tunekit_estimate",
         "tunekit_read_data",
         "tunekit_format_data",
+        "tunekit_attach_adapter",
         "tunekit_optimizer",
         "tunekit_reward",
         "tunekit_event",
@@ -96,7 +98,10 @@ def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found
         )
     kept = tuple(use for use in uses if use is not None)
     mixing = recipe.mixing if stage.data is None else stage.mixing or Mixing()
-    found.stages.append(StagePlan(index, planned.name, stage.key, planned, sources, mixing, kept))
+    start = None if stage.adapter.start is None else Path(stage.adapter.start)
+    found.stages.append(
+        StagePlan(index, planned.name, stage.key, planned, sources, mixing, kept, stage.adapter.name, start)
+    )
 
 
 def _plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None) -> PlannedPlugin | None:
@@ -182,4 +187,4 @@ def _not_for_a_stage(planned: PlannedPlugin) -> Iterable[Problem]:
         )
 
 
-_CORE = frozenset({*DEFAULTS, "tunekit_quantize", "tunekit_before_load", "tunekit_patch", "tunekit_attach_adapter"})
+_CORE = frozenset({*DEFAULTS, "tunekit_quantize", "tunekit_before_load", "tunekit_patch"})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..calls import claimants_of, rank_claimant
 from ..catalog import Catalog, hooks_of
 from ..errors import Problem, TunekitError
-from ..values import PlannedPlugin, PlanStep, StagePlan
+from ..values import DEFAULT_ADAPTER, PlannedPlugin, PlanStep, StagePlan
 
 PHASES: tuple[tuple[str, str], ...] = (
     ("precision", "tunekit_precision"),
@@ -90,13 +90,16 @@ def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iter
         yield from _formats(f"data {stage.name}", stage, view)
         yield from _steps(f"data {stage.name}", "tunekit_tool_format", run)
         yield PlanStep(f"data {stage.name}", "tunekit_prepare_data", stage.plugin.name, "named")
-    load = ("tunekit_quantize", "tunekit_before_load", "tunekit_load_model", "tunekit_patch", "tunekit_attach_adapter")
-    for hook in load:
+    for hook in ("tunekit_quantize", "tunekit_before_load", "tunekit_load_model", "tunekit_patch"):
         yield from _steps(_PHASE[hook], hook, run)
-        if hook == "tunekit_attach_adapter":
-            yield from _published(run)
+    if not stages:
+        yield from _adapting("adapt", run)
+    adapted: set[str] = set()
     for stage in stages:
         view = [planned for planned in plugins if planned.stage in (None, stage.index)]
+        if stage.adapter not in adapted:
+            yield from _adapting("adapt" if stage.adapter == DEFAULT_ADAPTER else f"adapt {stage.adapter}", view)
+            adapted.add(stage.adapter)
         yield from _steps(f"train {stage.name}", "tunekit_optimizer", view)
         yield PlanStep(f"train {stage.name}", "tunekit_train_stage", stage.plugin.name, "named")
         if REWARDED in stage.plugin.plugin.provides:
@@ -121,14 +124,13 @@ def _formats(phase: str, stage: StagePlan, view: Sequence[PlannedPlugin]) -> Ite
         yield PlanStep(phase, "tunekit_format_data", known, "whichever knows the columns")
 
 
-def _published(view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
-    """Hooks that plugins publish, called while the adapter is attached."""
-    published = [hook for planned in view for specs in planned.plugin.hookspecs for hook in vars(specs)]
+def _adapting(phase: str, view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
+    """One adapter is attached, and meanwhile the hooks are called that plugins publish."""
+    yield from _steps(phase, "tunekit_attach_adapter", view)
+    published = dict.fromkeys(hook for planned in view for specs in planned.plugin.hookspecs for hook in vars(specs))
     for hook in published:
         if not hook.startswith("_"):
-            yield from (
-                PlanStep("adapt", hook, planned.name, planned.why) for planned in view if _answers(planned, hook)
-            )
+            yield from (PlanStep(phase, hook, planned.name, planned.why) for planned in view if _answers(planned, hook))
 
 
 def _answers(planned: PlannedPlugin, hook: str) -> bool:

@@ -13,6 +13,7 @@ from ..errors import PlanError, Problem, ProblemsError
 from ..machine import probe
 from ..recipe import Recipe
 from ..values import Estimate, EstimateRequest, Machine, Plan, PlannedPlugin, Precision, Prepared, StagePlan
+from .adapters import adapter_problems
 from .configuring import Configuration, Purpose, configure
 from .ordering import SLOTS, incompatibilities, order, steps
 
@@ -48,6 +49,7 @@ def make_plan(
         owners={hook: owner.name for hook in SLOTS if (owner := calls.owner(hook)) is not None},
         versions=_versions(ordered),
     )
+    found.problems.extend(adapter_problems(plan, calls))
     for _, problems in calls.each("tunekit_check", plan=plan, machine=machine):
         found.problems.extend(problems)
     _stop(found)

@@ -15,13 +15,13 @@ from ..local import LocalPlugin
 from ..plugin import Plugin
 from ..values import Mixing, Source
 from .collections import is_collection, open_collection
-from .model import MixingOptions, Origin, Recipe, SourceOptions, Stage, Use, leaves
+from .model import AdapterOptions, MixingOptions, Origin, Recipe, SourceOptions, Stage, Use, leaves
 from .overrides import apply_overrides_
 from .reading import read_file
 from .validation import validate
 
 KEYS = ("model", "data", "use", "stages", "output", "seed")
-STAGE_KEYS = ("data", "use")
+STAGE_KEYS = ("data", "use", "adapter")
 
 
 def from_file(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -165,7 +165,18 @@ def _stage(stage: dict[str, Any], index: int, problems: list[Problem], beside: P
     if options.get("data") is not None:
         data, mixing = _data(_long_data(options["data"], f"{key}.data", problems), f"{key}.data", problems, beside)
     use = _uses(_long_uses(options.get("use"), f"{key}.use", problems), f"{key}.use", problems, beside)
-    return Stage(name, own, key, data, mixing, use)
+    return Stage(name, own, key, data, mixing, use, adapter=_adapter(options.get("adapter"), key, problems, beside))
+
+
+def _adapter(said: Any, key: str, problems: list[Problem], beside: Path | None) -> AdapterOptions:
+    """The adapter of a stage: its name alone, or a mapping."""
+    given = {"name": said} if isinstance(said, str) else said
+    if given is not None and not isinstance(given, Mapping):
+        problems.append(Problem(f"{key}.adapter", f"is {said!r}, no name of an adapter", "write `adapter: reward`"))
+    options = validate(AdapterOptions, given, f"{key}.adapter", problems) if isinstance(given, Mapping) else None
+    if options is None:
+        return AdapterOptions()
+    return options if options.start is None else options.model_copy(update={"start": _beside(options.start, beside)})
 
 
 def _uses(use: Mapping[str, Any], key: str, problems: list[Problem], beside: Path | None = None) -> tuple[Use, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..plugin import Plugin, PluginConfig
-from ..values import Mixing, Source
+from ..values import DEFAULT_ADAPTER, Mixing, Source
 
 Origin = Literal["default", "file", "override", "code"]
 
@@ -56,6 +56,19 @@ class MixingOptions(PluginConfig):
     buffer: int = Field(10_000, ge=1, description="examples among which a stream is shuffled")
 
 
+class AdapterOptions(PluginConfig):
+    """Which adapter a stage trains."""
+
+    name: str = Field(
+        default=DEFAULT_ADAPTER,
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        description="letters, digits, - and _; stages that name none share one that is called default",
+    )
+    start: str | None = Field(
+        default=None, description="folder of a trained adapter that this one begins as; unset, it is fresh"
+    )
+
+
 @dataclass(frozen=True)
 class Use:
     """A plugin the recipe names, with the options it was given; `plugin` is the object itself when made in Python."""
@@ -68,7 +81,10 @@ class Use:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage the recipe names. `data` None means the recipe's own data, mixed as the recipe says."""
+    """A stage the recipe names. `data` None means the recipe's own data, mixed as the recipe says.
+
+    `adapter` is which one it trains, and what that begins as.
+    """
 
     name: str
     options: Mapping[str, Any]
@@ -77,6 +93,7 @@ class Stage:
     mixing: Mixing | None = None
     use: tuple[Use, ...] = ()
     plugin: Plugin[Any] | None = field(default=None, compare=False)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
 
 
 @dataclass(frozen=True)
@@ -157,4 +174,7 @@ def _stage_mapping(stage: Stage) -> dict[str, Any]:
         mapping["data"] = data_mapping(stage.data, stage.mixing or Mixing())
     if stage.use:
         mapping["use"] = {use.name: dict(use.options) for use in stage.use}
+    if stage.adapter != AdapterOptions():
+        said = stage.adapter.model_dump(exclude_defaults=True)
+        mapping["adapter"] = said["name"] if list(said) == ["name"] else said
     return mapping

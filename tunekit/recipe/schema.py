@@ -8,7 +8,7 @@ from pydantic.json_schema import models_json_schema
 
 from ..catalog import Catalog, hooks_of
 from ..plugin import Plugin
-from .model import MixingOptions, SourceOptions
+from .model import AdapterOptions, MixingOptions, SourceOptions
 
 STAGE_HOOK = "tunekit_train_stage"
 LOCAL = r"\.py:\w+$"
@@ -23,7 +23,7 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     techniques = {name: plugin for name, plugin in plugins.items() if name not in stages}
     models: list[Any] = [(plugin.config_type(), "validation") for plugin in plugins.values()]
     references, definitions = models_json_schema(
-        [*dict.fromkeys(models), (SourceOptions, "validation"), (MixingOptions, "validation")]
+        [*dict.fromkeys(models), *((model, "validation") for model in (SourceOptions, MixingOptions, AdapterOptions))]
     )
     reference = {model: value for (model, _), value in references.items()}
     use = {
@@ -32,6 +32,7 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     }
     mixing = definitions["$defs"][reference[MixingOptions]["$ref"].rpartition("/")[2]]
     data = _data(reference[SourceOptions], mixing["properties"])
+    own = {"data": data, "use": use, "adapter": {"anyOf": [{"type": "string"}, reference[AdapterOptions]]}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tunekit recipe",
@@ -40,7 +41,7 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
                 "model": {"type": "string", "description": "hub id, folder, GGUF file, or pkg:<python package>"},
                 "data": data,
                 "use": {**use, "description": "plugins and their options"},
-                "stages": _stages(stages, reference, definitions["$defs"], use, data),
+                "stages": _stages(stages, reference, definitions["$defs"], own),
                 "output": {"type": "string", "description": "folder of the run"},
                 "seed": {"type": "integer", "minimum": 0, "default": 0, "description": "seed of everything random"},
             }
@@ -70,14 +71,13 @@ def _stages(
     stages: dict[str, type[Plugin[Any]]],
     reference: dict[Any, Any],
     definitions: dict[str, Any],
-    use: dict[str, Any],
-    data: dict[str, Any],
+    own: dict[str, Any],
 ) -> dict[str, Any]:
-    """A stage takes the options of its plugin and, beside them, its own data and plugins."""
+    """A stage takes the options of its plugin and, beside them, its own data, plugins and adapter."""
     shapes: list[dict[str, Any]] = [{"enum": sorted(stages)}] if stages else []
     for name, plugin in sorted(stages.items()):
         definition = definitions[reference[plugin.config_type()]["$ref"].rpartition("/")[2]]
-        shape = _options({**definition["properties"], "data": data, "use": use})
+        shape = _options({**definition["properties"], **own})
         shapes.append({**_options({name: {"anyOf": [shape, {"type": "null"}]}}), "required": [name]})
     local = {**_options({}), "patternProperties": {LOCAL: {"type": ["object", "null"]}}}
     shapes += [local, {"type": "string", "pattern": LOCAL}]

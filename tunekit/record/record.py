@@ -19,7 +19,7 @@ from ..local import LocalPlugin
 from ..recipe import Recipe, Stage, Use, from_mapping, leaves
 from ..recipe.model import source_mapping
 from ..recipe.reading import parse_yaml
-from ..values import Account, Artefact, Event, Plan, Report, Source, StageResult
+from ..values import DEFAULT_ADAPTER, Account, Artefact, Event, Plan, Report, Source, StagePlan, StageResult
 from .files import append_line, plain, read_json, read_lines, write_json, write_lines, write_text
 
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -100,20 +100,31 @@ class Record:
         found = [item for stage in self.finished_stages() for item in stage["artefacts"] if item["kind"] == kind]
         return self.folder / found[-1]["path"] if found else None
 
+    @property
+    def adapters(self) -> dict[str, Path]:
+        """The newest folder of each adapter that the stages have trained, by its name."""
+        return {
+            stage.get("adapter", DEFAULT_ADAPTER): self.folder / item["path"]
+            for stage in self.finished_stages()
+            for item in stage["artefacts"]
+            if item["kind"] == "adapter"
+        }
+
     def set_status(self, status: Status, message: str = "") -> None:
         """Note how the run stands; `message` says why where it did not finish."""
         self._state_({**self.state, "status": status, "message": message, f"{status}_at": _now()})
 
-    def finish_stage(self, index: int, name: str, result: StageResult) -> None:
+    def finish_stage(self, stage: StagePlan, result: StageResult) -> None:
         """Note that a stage is done, with what it left; from here on it is never run again."""
-        stage = {
-            "index": index,
-            "name": name,
+        noted = {
+            "index": stage.index,
+            "name": stage.name,
+            "adapter": stage.adapter,
             "metrics": plain(result.metrics),
             "facts": plain(result.facts),
             "artefacts": [self._artefact(artefact) for artefact in result.artefacts],
         }
-        self._state_({**self.state, "stages": [*self.finished_stages(), stage]})
+        self._state_({**self.state, "stages": [*self.finished_stages(), noted]})
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
@@ -176,7 +187,11 @@ class Record:
 
     def _kept_stage(self, stage: Stage) -> Stage:
         data = None if stage.data is None else self._kept_data(stage.data)
-        return replace(stage, name=self._kept(stage.name), data=data, use=self._kept_plugins(stage.use))
+        adapter = stage.adapter
+        if adapter.start is not None:
+            adapter = adapter.model_copy(update={"start": str(Path(adapter.start).resolve())})
+        use = self._kept_plugins(stage.use)
+        return replace(stage, name=self._kept(stage.name), data=data, use=use, adapter=adapter)
 
     def _kept_data(self, sources: tuple[Source, ...]) -> tuple[Source, ...]:
         return tuple(self._keep(source) for source in sources)
@@ -254,7 +269,12 @@ def plan_mapping(plan: Plan) -> dict[str, Any]:
         ],
         "steps": [plain(step) for step in plan.steps],
         "stages": [
-            {"name": stage.name, "data": [source_mapping(source) for source in stage.sources if source.path]}
+            {
+                "name": stage.name,
+                "data": [source_mapping(source) for source in stage.sources if source.path],
+                "adapter": stage.adapter,
+                "start": None if stage.start is None else str(stage.start),
+            }
             for stage in plan.stages
         ],
         "versions": dict(plan.versions),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..calls import implements
+from ..calls import Calls, implements
 from ..values import Context, ModelBundle
 from .observing import changed, logits, snapshot, train_, trainable
 from .plugins import PluginSuite
@@ -55,6 +56,28 @@ class AdapterSuite(PluginSuite):
         assert sum(p.numel() for p in trainable(model).values()) < sum(
             p.numel() for p in self.bundle().model.parameters()
         )
+
+    def test_a_second_adapter_stands_beside_it_where_the_plugin_carries_several(self) -> None:
+        """Switched to, each is what it was, and switched off the model is the base, bit for bit."""
+        context: Context = run_context(self.make(), *self.companions)
+        calls = context.calls
+        assert isinstance(calls, Calls)
+        owner = calls.owner("tunekit_attach_adapter")
+        if owner is None or "adapter.named" not in owner.plugin.provides or self._changes_the_base():
+            return
+        first = calls.own("tunekit_attach_adapter", bundle=self.bundle(adapter_name="first"), context=context)
+        train_(first.model)
+        said = logits(first.model)
+        second = calls.own(
+            "tunekit_attach_adapter", bundle=replace(first, adapter_name="second", saved_adapter=None), context=context
+        )
+        _assert_close(logits(second.model), logits(self.bundle().model), self.tolerance)
+        assert second.adapters is not None
+        for name, expected in (("first", said), (None, logits(self.bundle().model))):
+            _assert_close(logits(second.adapters.switch(second.model, name)), expected, 0.0)
+
+    def _changes_the_base(self) -> bool:
+        return any("base.changed" in plugin.provides for plugin in (self.make(), *self.companions))
 
     def test_what_trains_is_stored_in_the_dtype_of_the_policy(self) -> None:
         """Mixed precision keeps trained parameters in the policy's `trainable` dtype."""

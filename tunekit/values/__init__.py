@@ -20,7 +20,7 @@ from .data import (
 )
 from .inference import Answer, Backend, GenerationSettings, Prompt, TextScore
 from .machine import BYTES, Accelerator, DType, Machine, Precision
-from .model import LoadRequest, Merge, ModelBundle, Quantization, Report
+from .model import DEFAULT_ADAPTER, Adapters, LoadRequest, Merge, ModelBundle, Quantization, Report
 from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
 from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
@@ -28,10 +28,12 @@ from .training import Artefact, Calls, Context, Event, EventKind, OptimizerSetti
 
 __all__ = [
     "BYTES",
+    "DEFAULT_ADAPTER",
     "MEMORY_PARTS",
     "ROLES",
     "Accelerator",
     "Account",
+    "Adapters",
     "Answer",
     "Artefact",
     "Backend",

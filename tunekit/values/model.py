@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .machine import Precision
 
 Merge = Literal["exact", "dequantize", "refuse"]
+DEFAULT_ADAPTER = "default"
+"""The name of the adapter that stages share where they name none."""
+
+
+class Adapters(Protocol):
+    """What a plugin can do that carries several adapters by name on one model, of which one is active at most.
+
+    Only the active one is computed with, trains and is saved. What is returned is the model: it may be another object.
+    """
+
+    def names(self, model: Any) -> tuple[str, ...]:
+        """The adapters on the model, oldest first."""
+        ...
+
+    def switch(self, model: Any, name: str | None) -> Any:
+        """Make this adapter the active one; with None the model is the base, bit for bit."""
+        ...
+
+    def drop(self, model: Any, name: str) -> Any:
+        """Take an adapter off, with all that is kept by its name; its memory is free once nobody else holds it."""
+        ...
+
+    def merge(self, model: Any, name: str) -> Any:
+        """Add the only adapter into the weights, and return the model without any."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,8 @@ class ModelBundle:
     `adapter` names the plugin that decided what trains; None means that all weights train. `save` writes what trained
     of a model into a folder from which that plugin loads it again; None means that the model's own `save_pretrained`
     does.
+    `adapter_name` is the name under which an adapter is to be attached, and is active once it is; a model that carries
+    one already gets it beside. `adapters` switches between them, None where the plugin carries one only.
     """
 
     model: Any
@@ -72,6 +99,8 @@ class ModelBundle:
     saved_adapter: Path | None = None
     adapter: str | None = None
     save: Callable[[Any, Path], None] | None = None
+    adapter_name: str = DEFAULT_ADAPTER
+    adapters: Adapters | None = None
 
     def with_model(self, model: Any, **changes: Any) -> ModelBundle:
         """Return a copy that holds another model object."""

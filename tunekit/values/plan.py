@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .data import Mixing, Source
 from .machine import Machine, Precision
-from .model import LoadRequest
+from .model import DEFAULT_ADAPTER, LoadRequest
 from .tokens import Prepared
 from .training import Calls
 
@@ -44,7 +45,10 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its name in the recipe, the plugin that trains it, its data, and the plugins only it uses."""
+    """One stage: its name in the recipe, the plugin that trains it, its data, and the plugins only it uses.
+
+    `adapter` is the name of the adapter it trains, `start` the folder of a trained one that it begins with.
+    """
 
     index: int
     name: str
@@ -53,6 +57,8 @@ class StagePlan:
     sources: tuple[Source, ...]
     mixing: Mixing = field(default_factory=Mixing)
     uses: tuple[PlannedPlugin, ...] = ()
+    adapter: str = DEFAULT_ADAPTER
+    start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,17 @@ class Plan:
         """The name of a stage, with its number from 1 where several have that name: `sft`, or `sft-2`."""
         name = self.stages[index].name
         return name if [stage.name for stage in self.stages].count(name) == 1 else f"{name}-{index + 1}"
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that the stages train, in the order of their first stage."""
+        return tuple(dict.fromkeys(stage.adapter for stage in self.stages))
+
+    @property
+    def final_adapter(self) -> str:
+        """The adapter that the run is about: the default one, else the one trained last."""
+        names = self.adapters
+        return names[-1] if names and DEFAULT_ADAPTER not in names else DEFAULT_ADAPTER
 
     def provides(self, capability: str) -> bool:
         """Whether any planned plugin provides this capability."""

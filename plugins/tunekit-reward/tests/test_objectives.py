@@ -11,7 +11,7 @@ from tunekit_train.testing import ObjectiveSuite, random_items
 
 
 class TestReward(ObjectiveSuite):
-    unmoved: ClassVar[frozenset[str]] = frozenset({"value_head.offset"})
+    unmoved: ClassVar[frozenset[str]] = frozenset({"value_head.default.offset"})
 
     def objective(self) -> Objective:
         return Reward().objective()

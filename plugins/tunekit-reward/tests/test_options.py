@@ -55,7 +55,7 @@ def the_first_step_moves_the_head_by_the_learning_rate(trl_loss: Trl, folder: Pa
         made = bundle(tiny_llama())
         config = Reward(learning_rate=rate, steps=1, schedule={"shape": "constant"}).config
         train(Reward().objective(), pairs(), made, config, context(folder / str(rate)))
-        moved = made.model.value_head.weight.detach().abs().median()
+        moved = made.model.value_head.default.weight.detach().abs().median()
         assert float(moved) == pytest.approx(rate, rel=0.02)
 
 

@@ -119,7 +119,7 @@ class TestPreference(ObjectiveSuite):
 
 
 class TestRanking(TestPreference):
-    unmoved = frozenset({"value_head.offset"})
+    unmoved = frozenset({"value_head.default.offset"})
 
     def objective(self) -> Objective:
         return Ranking()

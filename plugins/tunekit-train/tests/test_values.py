@@ -128,7 +128,7 @@ def test_head_and_model_learn_together(adapted: bool, run_training: Callable[...
     moved = {
         name for name, each in trained.weights.items() if name not in before or not torch.equal(each, before[name])
     }
-    assert {"value_head.weight", "value_head.offset"} < moved
+    assert {"value_head.default.weight", "value_head.default.offset"} < moved
     assert all("lora_" in name or "value_head" in name for name in moved) is adapted
 
 

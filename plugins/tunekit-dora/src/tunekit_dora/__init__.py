@@ -28,13 +28,15 @@ class Dora(Plugin[DoraConfig]):
 
     @hookimpl
     def tunekit_lora_attached(self, model: Any) -> Any:
-        """Measure the row lengths again, in the dtype they train in.
+        """Measure the row lengths of the adapter that has just been attached again, in the dtype they train in.
 
         PEFT measures them in the dtype of the base: in bfloat16 that is wrong by up to 0.2%, and the adapter would
         not start as the identity.
         """
         for module in model.modules():
             for name, magnitude in getattr(module, "lora_magnitude_vector", {}).items():
+                if name not in module.active_adapters:
+                    continue  # it has learnt its own
                 dtype = magnitude.weight.dtype
                 factors = {key: _factor(module, key, name) for key in ("lora_A", "lora_B")}
                 magnitude.update_layer(base_layer=module.get_base_layer(), scaling=module.scaling[name], **factors)

@@ -61,7 +61,7 @@ class FreezeConfig(PluginConfig):
 class Freeze(Plugin[FreezeConfig]):
     """Train some layers and freeze the rest, or train layers inserted between them (LLaMA Pro, arXiv 2401.02415)."""
 
-    provides = frozenset({"weights", "weights.freeze"})
+    provides = frozenset({"weights", "weights.freeze", "adapter.saved"})
     conflicts = frozenset({"quantization"})
 
     @hookimpl

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from pydantic import Field
 
+from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
 from tunekit.options import Targets
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Context, Estimate, EstimateRequest, ModelBundle
+from tunekit.values import Context, Estimate, EstimateRequest, Machine, ModelBundle, Plan
 
 from .hooks import LoraHooks
 
@@ -46,20 +48,30 @@ class LoraConfig(PluginConfig):
 class Lora(Plugin[LoraConfig]):
     """Low-rank adapters through PEFT (LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685)."""
 
-    provides = frozenset({"adapter", "adapter.lora"})
+    provides = frozenset({"adapter", "adapter.lora", "adapter.named", "adapter.saved"})
     hookspecs = (LoraHooks,)
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse to begin with a saved adapter that is another than the options ask for."""
+        from .starting import start_problems
+
+        return start_problems(self, plan)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Wrap the skeleton as the run will wrap the model, and count what trains."""
         from .adapter import estimate_adapter
 
-        return estimate_adapter(self.config, request, estimate)
+        return estimate_adapter(self, request, estimate)
 
     @hookimpl
     def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
-        """Put a fresh adapter on the model, or the saved one where the bundle names it."""
+        """Put a fresh adapter on the model, or the saved one where the bundle names it, beside any it carries."""
         from .adapter import attach, reopen, save
+        from .named import LoraAdapters
 
         model: Any = reopen(bundle, context) if bundle.saved_adapter else attach(self.config, bundle, context)
-        return bundle.with_model(model, adapter="lora", save=partial(save, calls=context.calls))
+        return bundle.with_model(
+            model, adapter="lora", save=partial(save, calls=context.calls), adapters=LoraAdapters()
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tunekit.errors import PlanError, Problem, nearest
@@ -21,7 +21,7 @@ def choose_targets(model: Any, config: LoraConfig) -> list[str]:
     not have, each with the nearest names, and a rank above the smaller side of a layer.
     """
     linear = linear_layers(model)
-    known = {**linear, **{name: size for name, module in model.named_modules() if (size := _size(module, _TABLE))}}
+    known = {**linear, **{name: size for name, module in own_modules(model) if (size := _size(module, _TABLE))}}
     problems: list[Problem] = []
     if config.targets == "all-linear":
         chosen = sorted(_body(model, linear), key=list(linear).index)
@@ -32,7 +32,7 @@ def choose_targets(model: Any, config: LoraConfig) -> list[str]:
         problems += _unmatched("targets", config.targets, known)
     if not chosen and not problems:
         problems.append(_nothing_matches(config.targets, linear))
-    problems += _unmatched("modules_to_save", config.modules_to_save, [name for name, _ in model.named_modules()])
+    problems += _unmatched("modules_to_save", config.modules_to_save, [name for name, _ in own_modules(model)])
     problems += [_tied(name) for name in chosen if name in tied_embeddings(model)]
     problems += _too_narrow(config.rank, {name: known[name] for name in chosen})
     if problems:
@@ -45,8 +45,18 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
 
     By attributes rather than by class: quantised layers of most libraries are no subclass of `torch.nn.Linear`.
     """
-    found = ((name, _size(module, pair)) for name, module in model.named_modules() for pair in _SIZES)
+    found = ((name, _size(module, pair)) for name, module in own_modules(model) for pair in _SIZES)
     return {name: size for name, size in found if size and name}
+
+
+def own_modules(model: Any) -> Iterator[tuple[str, Any]]:
+    """The model's modules with their names, as if it carried no adapter: nothing that PEFT keeps inside of one."""
+    wrapped: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if not name.startswith(wrapped):
+            yield name, module
+            if "base_layer" in module._modules or "original_module" in module._modules:
+                wrapped = (*wrapped, f"{name}.")
 
 
 def tied_embeddings(model: Any) -> set[str]:
@@ -54,14 +64,14 @@ def tied_embeddings(model: Any) -> set[str]:
     if not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         return set()
     both = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {name for name, module in model.named_modules() if any(module is one for one in both)}
+    return {name for name, module in own_modules(model) if any(module is one for one in both)}
 
 
 def shorten(model: Any, chosen: Iterable[str]) -> list[str]:
     """Write the chosen names as last parts (`q_proj`) where those mean exactly the same layers, else in full."""
     names = set(chosen)
     last = {name.rpartition(".")[2] for name in names}
-    meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in last}
+    meant = {name for name, _ in own_modules(model) if name.rpartition(".")[2] in last}
     return sorted(last if meant == names else names)
 
 

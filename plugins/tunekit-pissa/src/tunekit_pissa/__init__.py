@@ -32,13 +32,19 @@ class Pissa(Plugin[PissaConfig]):
     """Principal singular values and vectors adaptation (PiSSA, arXiv 2404.02948), as a variant of the planned LoRA."""
 
     requires = frozenset({"adapter.lora"})
-    provides = frozenset({"adapter.pissa"})
+    provides = frozenset({"adapter.pissa", "base.changed"})
     # The base has to hold the residual, and quantising it once more would lose more than the adapter learns.
     conflicts = frozenset({"quantization"})
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse 16 bits, in which residual and principal part do not add up to the weight."""
+        """Refuse 16 bits, in which residual and principal part do not add up, and a start that is none of its own."""
+        for stage in plan.stages:
+            if stage.start is not None:
+                message = "pissa begins with the principal part of each weight, and not with a saved adapter"
+                yield Problem(
+                    f"{stage.key}.adapter.start", message, "take pissa out: what it has trained is plain LoRA"
+                )
         for kind, remedy in (
             ("weights", f"set use.precision.weights: fp32; products stay in {plan.precision.compute}"),
             ("trainable", "leave use.precision.pure out"),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tunekit.values import DEFAULT_ADAPTER
+
 MARKER = "complete.json"
 STATE = "tunekit.json"
 
@@ -61,6 +63,19 @@ class Checkpoints:
         for _, path in self.complete()[: -self.keep]:
             (path / MARKER).unlink()  # first: a kill in mid-deletion must not leave what looks complete
             shutil.rmtree(path)
+
+
+def remove_inactive_adapters(model: Any, checkpoint: Path) -> None:
+    """Delete what PEFT has written of adapters that do not train: they are saved where they were trained."""
+    for name in getattr(model, "peft_config", {}):
+        if name in model.active_adapters:
+            continue
+        if name != DEFAULT_ADAPTER:
+            shutil.rmtree(checkpoint / name)
+            continue
+        for path in checkpoint.glob("adapter_*"):
+            if path.is_file():
+                path.unlink()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tunekit.errors import TunekitError
+from tunekit.values import DEFAULT_ADAPTER
 
 from .forward import base_model
 from .objective import Source
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 HeadStart = Literal["zeros", "normal"]
 NAME = "value_head"
-"""The head's name as a module of the model, and in the names of its parameters."""
+"""Where a model keeps its heads, by the name of the adapter that each belongs to, and how their parameters begin."""
 FILE = "value_head.safetensors"
 
 
@@ -98,14 +99,27 @@ class TrainedHead(Source):
 
 
 def attach_(model: Any, head: ValueHead) -> None:
-    """Make a head part of a model, in place of the one it may have."""
-    model.add_module(NAME, head.to(next(model.parameters()).device))
+    """Make a head part of a model, in place of the one that its active adapter may have."""
+    if NAME not in dict(model.named_children()):
+        model.add_module(NAME, nn.ModuleDict())
+    model.get_submodule(NAME)[_owner(model)] = head.to(next(model.parameters()).device)
 
 
 def head_of(model: Any) -> ValueHead | None:
-    """The head of a model, if it has one."""
-    head: ValueHead | None = dict(model.named_children()).get(NAME)
-    return head
+    """The head of a model, if it has one: that of its active adapter."""
+    heads: Any = dict(model.named_children()).get(NAME, {})
+    return next((head for owner, head in heads.items() if owner == _owner(model)), None)
+
+
+def is_head(parameter: str) -> bool:
+    """Whether a parameter of this name is a head's."""
+    return parameter.startswith(f"{NAME}.")
+
+
+def _owner(model: Any) -> str:
+    """The adapter that is active, as PEFT calls it; a model without one has one head."""
+    active = getattr(model, "active_adapters", None)
+    return active[0] if isinstance(active, list) and active else DEFAULT_ADAPTER
 
 
 def saved_head(*places: str | Path | None) -> ValueHead | None:
@@ -118,13 +132,13 @@ def saved_head(*places: str | Path | None) -> ValueHead | None:
 
 @contextmanager
 def without_head(model: Any) -> Iterator[None]:
-    """Take the head out while the model is saved: its format knows no such thing, the head has a file of its own."""
-    head = head_of(model)
-    if head is None:
+    """Take the heads out while the model is saved: its format knows no such thing, a head has a file of its own."""
+    heads = dict(model.named_children()).get(NAME)
+    if heads is None:
         yield
         return
     delattr(model, NAME)
     try:
         yield
     finally:
-        model.add_module(NAME, head)
+        model.add_module(NAME, heads)

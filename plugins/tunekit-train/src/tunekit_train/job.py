@@ -17,7 +17,7 @@ from .checkpoints import Checkpoints
 from .checks import streaming_problems, unpacked
 from .config import TrainConfig
 from .forward import Strategy
-from .heads import NAME as VALUE_HEAD
+from .heads import is_head
 from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Objective
 from .order import BatchOrder, split
@@ -181,7 +181,7 @@ def cast_trainable_(model: Any, dtype: str) -> list[tuple[str, Any]]:
     if not named:
         raise TunekitError("no parameter of the model trains", "use an adapter plugin, or none to train all weights")
     for name, parameter in named:
-        if name.startswith(f"{VALUE_HEAD}."):
+        if is_head(name):
             continue  # it computes in fp32, whatever the adapter trains in
         parameter.data = parameter.data.to(getattr(torch, dtype))
     return named

@@ -18,7 +18,7 @@ from torch import Tensor
 from tunekit.errors import PlanError, Problem
 
 from .forward import Forward
-from .heads import NAME as VALUE_HEAD
+from .heads import is_head
 from .items import Indices
 from .objective import Batch, Source
 from .reference_file import ReferenceFile, Scored, fingerprint_of, keys_of
@@ -140,7 +140,7 @@ def _changed_already(model: Any) -> str | None:
         return "the adapter is of a kind that is not known to switch off exactly"
     fresh: dict[str, bool] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or name.startswith(f"{VALUE_HEAD}."):
+        if not parameter.requires_grad or is_head(name):
             continue
         module, found, _ = name.partition(f".{prefix}")
         if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from .checkpoints import remove_inactive_adapters
 from .feeding import Drawn, InTurn, StreamedBatches
 from .job import Job
 from .objective import Batch, Sum, Sums
@@ -99,6 +101,12 @@ class EngineTrainer(Trainer):
         if self.optimizer is None:
             self.optimizer = self.job.make_optimizer(self.model if model is None else model, self.state.max_steps)
         return self.optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights that train: of several adapters on the model the active one."""
+        super().save_model(output_dir, _internal_call)
+        if output_dir is not None and self.args.should_save:
+            remove_inactive_adapters(self.job.bundle.model, Path(output_dir))
 
     def evaluation_loop(
         self,

@@ -1,0 +1,85 @@
+"""Beginning with a saved adapter: whether it is what the options ask for. Reads JSON, imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunekit.errors import Problem
+from tunekit.values import Plan, StagePlan
+
+from . import Lora, LoraConfig
+
+SETTINGS = "adapter_config.json"
+
+
+def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
+    """What speaks against the saved adapters that stages are to begin with."""
+    for stage in stages_of(plugin, plan):
+        saved, key = read_settings(stage.start), f"{stage.key}.adapter.start"
+        if saved is None:
+            remedy = "name the folder of an adapter that a run has saved"
+            yield Problem(key, f"{stage.start} holds no LoRA adapter in PEFT's format", remedy)
+        else:
+            yield from (
+                Problem(key, f"{stage.start} {why}", "leave the option out to take what is saved, or start fresh")
+                for why in _differences(plugin.config, saved)
+            )
+
+
+def stages_of(plugin: Lora, plan: Plan) -> Iterator[StagePlan]:
+    """The stages whose saved adapter this plugin is to attach; of an adapter's stages only the first names one."""
+    for stage in plan.stages:
+        own = [use.plugin for use in stage.uses if isinstance(use.plugin, Lora)]
+        shared = [one.plugin for one in plan.plugins if one.stage is None and isinstance(one.plugin, Lora)]
+        if stage.start is not None and next(iter(own or shared), None) is plugin:
+            yield stage
+
+
+def read_settings(folder: Path | None) -> dict[str, Any] | None:
+    """PEFT's settings of a saved LoRA adapter; None where the folder holds none."""
+    try:
+        saved: dict[str, Any] = json.loads((Path(folder or "") / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
+
+
+def target_problems(config: LoraConfig, stage: StagePlan, chosen: Iterable[str], known: Iterable[str]) -> list[Problem]:
+    """The problem of a saved adapter on other layers than those `chosen` of all that are `known`, if it is one.
+
+    A recipe that does not say which layers takes those that are saved.
+    """
+    saved = read_settings(stage.start)
+    if saved is None or "targets" not in config.model_fields_set:
+        return []
+    targets = saved["target_modules"]
+    held = {name for name in known if _targeted(name, targets)}
+    other = sorted(held.symmetric_difference(chosen))
+    if not other:
+        return []
+    where = "is adapted there and not here" if other[0] in held else "is adapted here and not there"
+    message = f"{stage.start} is for other layers than use.lora.targets: {other[0]} {where}"
+    return [Problem(f"{stage.key}.adapter.start", message, "leave targets out to take what is saved, or start fresh")]
+
+
+def _targeted(name: str, targets: Any) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _differences(config: LoraConfig, saved: dict[str, Any]) -> Iterator[str]:
+    """Options that the recipe gives, and that the saved adapter was not made with."""
+    given, asked = config.model_fields_set, config.scale_numerator
+    for option, wanted, found in (
+        ("rank", config.rank, saved.get("r")),
+        ("alpha", asked, saved.get("lora_alpha")),
+        ("rslora", config.rslora, saved.get("use_rslora", False)),
+        ("modules_to_save", sorted(config.modules_to_save), sorted(saved.get("modules_to_save") or ())),
+    ):
+        if option in given and wanted != found:
+            yield f"was trained with {option} {found}, and use.lora.{option} is {wanted}"

@@ -243,8 +243,8 @@ class HookSpecs:
 
         Kind: own, optional.
         When: after patches; with `bundle.saved_adapter` set when a trained adapter is to be loaded instead. Once for
-            each adapter that the stages name, under `bundle.adapter_name`: a plugin that provides `adapter.named` may be
-            given a model that carries another already, and puts this one beside it.
+            each adapter that the stages name, under `bundle.adapter_name`: a plugin that provides `adapter.named` may
+            be given a model that carries another already, and puts this one beside it.
         Changes: the model; what it returns may wrap it.
         Returns: the bundle with the adapter on it; a fresh adapter leaves the model's outputs as they were, a saved
             one is ready to be trained on by a next stage.

@@ -1,0 +1,166 @@
+"""What cannot be done with TRL's trainers, found at plan time: no option is ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from tunekit.calls import implements
+from tunekit.errors import Problem, nearest
+from tunekit.values import Plan, StagePlan
+from tunekit_train import TrainConfig
+
+from .installed import installed_options, misfit
+from .options import CLIPPED, GrpoConfig, OnlineConfig
+
+SHARED = frozenset(
+    {
+        "epochs",
+        "steps",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "batch.rows",
+        "batch.accumulation",
+        "batch.max_length",
+        "batch.too_long",
+        "batch.padding",
+        "schedule.shape",
+        "schedule.warmup_ratio",
+        "schedule.warmup_steps",
+        "checkpoint.every",
+        "checkpoint.keep",
+        "evaluate.share",
+        "evaluate.every",
+        "log.every",
+        "log.trackers",
+    }
+)
+"""Options of every stage that mean here what they mean elsewhere. A value of any other is refused."""
+
+OURS: Mapping[str, str] = {
+    "learning_rate": "write learning_rate as an option of the stage",
+    "model_init_kwargs": "the plugin that loads the model says how",
+    "trust_remote_code": "the plugin that loads the model says it",
+    "remove_unused_columns": "rewards see all columns of a row",
+    "shuffle_dataset": "use data.shuffle",
+    "generation_batch_size": "use steps_per_generation",
+    "max_tool_calling_iterations": "these stages offer the model no tools",
+    "log_completions_hub_repo": "it would publish the answers",
+    "log_multimodal": "these stages know texts only",
+    "log_unique_prompts": "it acts on what trackers are shown, see log.trackers",
+    "use_transformers_continuous_batching": "it casts the model's weights for good",
+    "transformers_continuous_batching_config": "it casts the model's weights for good",
+    "use_transformers_paged": "it casts the model's weights for good",
+    "vllm_importance_sampling_cap": "TRL calls it vllm_importance_sampling_clip_max now",
+}
+"""Options of TRL that these stages decide, each with what to do instead."""
+
+
+def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Everything that is wrong with the stages of this plugin."""
+    for stage in plan.stages:
+        if stage.plugin.plugin is plugin:
+            config: OnlineConfig = plugin.config
+            yield from _shared(config, stage.key)
+            yield from _data(config, stage)
+            yield from _groups(config, stage.key)
+            yield from _rewards(config, plan, stage)
+            yield from _losses(config, stage.key)
+            yield from _further(plugin, stage.key)
+
+
+def _shared(config: OnlineConfig, key: str) -> Iterator[Problem]:
+    """Options of our own engine, which does not train here."""
+    own = type(config).model_fields.keys() - TrainConfig.model_fields.keys()
+    for path, value, usual in _values(config):
+        if path.partition(".")[0] not in own and path not in SHARED and value != usual:
+            what = f"is {value!r}, which tunekit's own engine does, and this stage is trained by TRL's"
+            yield Problem(f"{key}.{path}", what, "leave it out")
+    if config.batch.padding == "never":
+        yield Problem(f"{key}.batch.padding", "is never, and TRL pads its batches", "leave it out")
+    if config.batch.too_long != "drop":
+        what = f"is {config.batch.too_long}, and TRL writes the prompts itself, whole"
+        yield Problem(f"{key}.batch.too_long", what, "use drop, or raise batch.max_length")
+
+
+def _values(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every option by its path, with its value and its default."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, field.get_default(call_default_factory=True, validated_data={})
+
+
+def _data(config: OnlineConfig, stage: StagePlan) -> Iterator[Problem]:
+    if stage.mixing.streaming:
+        yield Problem(f"{stage.key}.data", "is streamed, and prompts are drawn from all of them", "stream nothing")
+
+
+def _groups(config: Any, key: str) -> Iterator[Problem]:
+    """Generation batches hold whole groups of answers to one prompt."""
+    rows, group = config.batch.rows, config.num_generations
+    if (rows * config.micro_batches) % group:
+        made = f"{rows} rows x {config.micro_batches} micro-batches are generated at once"
+        what = f"is {group}, and {made}: no whole number of groups"
+        yield Problem(f"{key}.num_generations", what, "make rows x micro-batches a multiple of it")
+    held_out = config.num_generations_eval or group
+    if config.evaluate.share and rows % held_out:
+        where = "num_generations_eval" if config.num_generations_eval else "num_generations"
+        what = f"is {held_out}, and evaluations take {rows} rows at a time: no whole number of groups"
+        yield Problem(f"{key}.{where}", what, "make batch.rows a multiple of it, or set num_generations_eval")
+
+
+def _rewards(config: OnlineConfig, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """Something has to value the answers."""
+    names = [
+        planned.name
+        for planned in plan.plugins
+        if planned.stage in (None, stage.index) and implements(planned.plugin, "tunekit_reward")
+    ]
+    if not names:
+        what = "learns from rewards, and no plugin of the run values answers"
+        yield Problem(stage.key, what, "name one under use, or write one: `use: {./my_reward.py:Mine: {}}`")
+    for name in config.reward_weights.keys() - set(names):
+        close = nearest(name, names)
+        remedy = f"did you mean {close}?" if close else f"rewards here are {', '.join(names) or 'none'}"
+        yield Problem(f"{stage.key}.reward_weights.{name}", "names no plugin that values answers", remedy)
+
+
+def _losses(config: OnlineConfig, key: str) -> Iterator[Problem]:
+    """Options that the loss type makes meaningless."""
+    if not isinstance(config, GrpoConfig):
+        if (bounds := getattr(config, "reward_clip_range", None)) and bounds[0] >= bounds[1]:
+            yield Problem(f"{key}.reward_clip_range", f"is {list(bounds)}, an empty range", "write [lowest, highest]")
+        return
+    loss, given = config.loss_type, config.model_fields_set
+    meant = {"epsilon": CLIPPED, "delta": CLIPPED, "epsilon_high": (*CLIPPED, "cispo")}
+    for name, losses in meant.items():
+        if name in given and getattr(config, name) is not None and loss not in losses:
+            yield Problem(f"{key}.{name}", f"does nothing to the loss {loss}", "leave it out, or use another loss_type")
+    if loss == "luspo" and config.importance_sampling_level != "sequence":
+        yield Problem(f"{key}.importance_sampling_level", "is token, and luspo is a loss of whole answers",
+                      "use sequence")  # fmt: skip
+    if loss == "vespo" and config.importance_sampling_level != "token":
+        yield Problem(f"{key}.importance_sampling_level", "is sequence, and vespo has a weight of its own for that",
+                      "use token")  # fmt: skip
+
+
+def _further(plugin: Any, key: str) -> Iterator[Problem]:
+    """Options that are passed on, by the config class of the installed TRL."""
+    known = installed_options(*plugin.source)
+    own = type(plugin.config).model_fields
+    for name, value in plugin.config.trl.items():
+        where = f"{key}.trl.{name}"
+        if name not in known:
+            close = nearest(name, known.keys() - OURS.keys())
+            remedy = f"did you mean {close}?" if close else "leave it out"
+            yield Problem(where, f"is no option of the installed TRL's {plugin.source[1]}", remedy)
+        elif name in OURS or name in own:
+            yield Problem(where, "is not passed on", OURS.get(name) or f"write {name} as an option of the stage")
+        elif wrong := misfit(value, known[name]):
+            yield Problem(where, f"is {value!r}: {wrong}", "give a value of the right type")

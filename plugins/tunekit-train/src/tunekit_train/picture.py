@@ -10,8 +10,11 @@ Points = Sequence[tuple[int, float]]
 TRAIN, HELD_OUT, INK, GRID = "#2a6fbb", "#d1495b", "#333333", "#e6e6e6"
 
 
-def draw_loss(train: Points, evaluations: Points, path: Path) -> Path:
-    """Draw training loss, as it was and smoothed, and held-out loss over optimiser steps, as PNG."""
+LOSS = "loss per supervised token (nats)"
+
+
+def draw_loss(train: Points, evaluations: Points, path: Path, label: str = LOSS) -> Path:
+    """Draw training loss, or what `label` says, as it was and smoothed, and the held-out one over steps, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +27,7 @@ def draw_loss(train: Points, evaluations: Points, path: Path) -> Path:
     if evaluations:
         axes.plot(*zip(*evaluations, strict=True), color=HELD_OUT, linewidth=2, marker="o", label="held out")
     axes.set_xlabel("optimiser step", color=INK)
-    axes.set_ylabel("loss per supervised token (nats)", color=INK)
+    axes.set_ylabel(label, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)

@@ -45,7 +45,7 @@ class OnlineStage(Plugin[Config]):
         """Take the prompts: conversations up to the last answer, documents as they are."""
         from .prompts import prepare_prompts
 
-        return prepare_prompts(data, tokenizer, self.config.batch.max_length, context)
+        return prepare_prompts(data, tokenizer, self.config, context)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -65,14 +65,14 @@ class OnlineStage(Plugin[Config]):
 class Grpo(OnlineStage[GrpoConfig]):
     """Group relative policy optimisation: answers are judged by the others to their prompt (arXiv 2402.03300)."""
 
-    provides = frozenset({"stage.grpo"})
+    provides = frozenset({"stage.grpo", "stage.rewarded"})
     source = ("grpo_config", "GRPOConfig")
 
 
 class Rloo(OnlineStage[RlooConfig]):
     """REINFORCE leave-one-out: the mean reward of the other answers is each answer's baseline (arXiv 2402.14740)."""
 
-    provides = frozenset({"stage.rloo"})
+    provides = frozenset({"stage.rloo", "stage.rewarded"})
     source = ("rloo_config", "RLOOConfig")
 
 

@@ -164,3 +164,12 @@ def _further(plugin: Any, key: str) -> Iterator[Problem]:
             yield Problem(where, "is not passed on", OURS.get(name) or f"write {name} as an option of the stage")
         elif wrong := misfit(value, known[name]):
             yield Problem(where, f"is {value!r}: {wrong}", "give a value of the right type")
+        elif name == "generation_kwargs":
+            yield from _generation(value or {}, where)
+
+
+def _generation(settings: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Settings that would go before options of the stage."""
+    for name in settings:
+        if name in OnlineConfig.model_fields or name in ("max_new_tokens", "max_length", "do_sample"):
+            yield Problem(f"{where}.{name}", "goes before what the stage's own options say", "use these")

@@ -1,4 +1,4 @@
-"""What options the installed TRL knows, read from its source: importing it takes seconds, and a plan imports no torch."""
+"""What options the installed TRL knows, read from its source: a plan imports no torch, and TRL imports it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ TYPES = {"Any": Any}
 def installed_options(module: str, name: str) -> Mapping[str, Any]:
     """The types of the options that a config class of TRL declares itself, by their names."""
     spec = find_spec("trl")
-    assert spec is not None and spec.submodule_search_locations, "a dependency"
-    path = Path(spec.submodule_search_locations[0], "trainer", f"{module}.py")
+    places = spec.submodule_search_locations if spec is not None else None
+    assert places, "TRL is a dependency"
+    path = Path(places[0], "trainer", f"{module}.py")
     classes = (node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef))
     (found,) = (node for node in classes if node.name == name)
     return {

@@ -1,0 +1,141 @@
+"""Train a stage with TRL: the one function that both stages call."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PrinterCallback
+
+from tunekit.errors import DataError, Problem
+from tunekit.values import ModelBundle, Prepared, StageContext, StageResult
+from tunekit_train.checkpoints import read_state
+from tunekit_train.engine import quiet
+from tunekit_train.job import cast_trainable_
+from tunekit_train.memory import PeakMemory
+from tunekit_train.results import save_model
+from tunekit_train.watchers import GradientGuard, Interrupt, Saver
+
+from .arguments import make_arguments
+from .callbacks import Rhythm, Teller
+from .options import GrpoConfig
+from .prompts import Prompts
+from .results import closing_metrics, pictures
+from .rewards import Rewards
+from .session import Session
+from .surroundings import deprecations, kept, lent, reference
+
+
+def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContext) -> StageResult:
+    """Train `bundle.model` on prompts for rewards by TRL's trainer, and save what was trained.
+
+    With `context.resume` it goes on from the newest complete checkpoint in the stage's folder.
+
+    Raises:
+        DataError: too few prompts, other data than the interrupted run had.
+        DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
+        InterruptedRunError: Ctrl-C, after a checkpoint where the next answers would have been generated.
+    """
+    assert isinstance(data, Prompts), "a stage is given what it has prepared"
+    peak, session, stop = (
+        PeakMemory(context.precision.device),
+        Session(plugin.config, data, bundle, context),
+        Interrupt(),
+    )
+    cast_trainable_(bundle.model, bundle.precision.trainable)
+    resumed = _resume_point(session)
+    with ExitStack() as stack:
+        stack.enter_context(quiet())
+        stack.enter_context(deprecations())
+        stack.enter_context(lent(bundle.model))
+        copied = stack.enter_context(reference(bundle, plugin.config.beta, context.folder / "reference"))
+        trainer = _trainer(session, stop)
+        with stop.listening(), _ctrl_c(session):
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    if trainer.state.global_step < session.total_steps:
+        raise session.interrupted()
+    bundle.model.eval()
+    with quiet():
+        artefact = save_model(bundle, context.folder)
+    shutil.rmtree(session.checkpoints.partial, ignore_errors=True)
+    history = trainer.state.log_history
+    metrics = {**closing_metrics(history), "peak_memory_bytes": float(peak.read())}
+    result = StageResult(bundle, metrics, _facts(session, copied), (artefact, *pictures(history, context.folder)))
+    session.tell("finished", trainer.state.global_step, metrics)
+    return result
+
+
+def _resume_point(session: Session) -> Path | None:
+    """The newest checkpoint, where the data is still that which it was trained on."""
+    checkpoints, context = session.checkpoints, session.context
+    checkpoints.clear_partial_()
+    newest = checkpoints.newest() if context.resume else None
+    if newest is not None and read_state(newest)["data"] != session.data.fingerprint:
+        what = f"is not what {newest.name.replace('-', ' ')} was trained on, and the run cannot reach its numbers"
+        remedy = "give it the same data, tokenizer and options, or start a run in another folder"
+        raise DataError([Problem(f"{context.key}.data", what, remedy)])
+    return newest
+
+
+def _trainer(session: Session, stop: Interrupt) -> Any:
+    """TRL's trainer on this stage's model, prompts and rewards; the model's tokenizer is left as it is."""
+    from .trainer import TunedGrpo, TunedRloo
+
+    context, tokenizer = session.context, copy.deepcopy(session.bundle.tokenizer)
+    rewards = Rewards(session.prompts, tokenizer, session.config.max_completion_length, context)
+    make: Any = TunedGrpo if isinstance(session.config, GrpoConfig) else TunedRloo
+    with kept(session.bundle):
+        trainer = make(
+            session=session,
+            model=session.bundle.model,
+            reward_funcs=rewards.functions,
+            args=make_arguments(session, rewards.names),
+            train_dataset=_rows(session, session.order),
+            eval_dataset=_rows(session, session.held_out) if session.held_out else None,
+            processing_class=tokenizer,
+        )
+    rewards.ends = frozenset({*trainer.eos_token_ids, tokenizer.pad_token_id})
+    trainer.remove_callback(PrinterCallback)
+    state = {"data": session.data.fingerprint}
+    for callback in (
+        GradientGuard(session.diverged, scaled=trainer.args.fp16),
+        Rhythm(session, stop),
+        Teller(session),
+        Saver(session.checkpoints, lambda: state, lambda folder: None, session.tell),  # type: ignore[arg-type]
+    ):
+        trainer.add_callback(callback)
+    return trainer
+
+
+def _rows(session: Session, order: Sequence[int]) -> Dataset:
+    """The prompts in an order, each with its number."""
+    return Dataset.from_list([{"prompt": session.prompts[at].given, "at": at} for at in order])
+
+
+def _facts(session: Session, copied: str) -> dict[str, Any]:
+    """What the record keeps about how it was trained."""
+    config = session.config
+    return {
+        "trainer": f"TRL {version('trl')}",
+        "reference": copied,
+        "steps": session.total_steps,
+        "steps_per_epoch": session.steps_per_epoch,
+        "prompts_trained_on": len(session.data) - len(session.held_out),
+        "prompts_held_out": len(session.held_out),
+        "prompts_per_generation": session.group,
+        "answers_per_prompt": config.num_generations,
+    }
+
+
+@contextmanager
+def _ctrl_c(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise session.interrupted() from error

@@ -41,7 +41,7 @@ RLOO = ("normalize_advantages", "reward_clip_range")
 
 def make_arguments(session: Session, names: list[str]) -> Any:
     """The config object of TRL's trainer. `names` are those of the rewards, in their order."""
-    from trl import GRPOConfig, RLOOConfig
+    from trl import GRPOConfig, RLOOConfig  # type: ignore[attr-defined]
 
     config = session.config
     grpo = isinstance(config, GrpoConfig)

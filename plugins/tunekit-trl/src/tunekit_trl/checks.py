@@ -70,6 +70,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             yield from _rewards(config, plan, stage)
             yield from _losses(config, stage.key)
             yield from _further(plugin, stage.key)
+            yield from _synchronised(config, plan, stage.key)
 
 
 def _shared(config: OnlineConfig, key: str) -> Iterator[Problem]:
@@ -166,6 +167,17 @@ def _further(plugin: Any, key: str) -> Iterator[Problem]:
             yield Problem(where, f"is {value!r}: {wrong}", "give a value of the right type")
         elif name == "generation_kwargs":
             yield from _generation(value or {}, where)
+
+
+def _synchronised(config: Any, plan: Plan, key: str) -> Iterator[Problem]:
+    """TRL moves a reference only where there is a whole model of it."""
+    if not config.trl.get("sync_ref_model"):
+        return
+    where, adapter = f"{key}.trl.sync_ref_model", "tunekit_attach_adapter"
+    if not config.beta:
+        yield Problem(where, "moves the reference, and beta is 0: there is none", "set beta, or leave it out")
+    if any(implements(planned.plugin, adapter) and "adapter" in planned.plugin.provides for planned in plan.plugins):
+        yield Problem(where, "moves a whole model, and an adapter is trained", "leave it out")
 
 
 def _generation(settings: Mapping[str, Any], where: str) -> Iterator[Problem]:

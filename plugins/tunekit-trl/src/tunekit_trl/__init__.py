@@ -43,9 +43,12 @@ class OnlineStage(Plugin[Config]):
     @hookimpl
     def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
         """Take the prompts: conversations up to the last answer, documents as they are."""
-        from .prompts import prepare_prompts
+        from tunekit_train import Rules
+        from tunekit_train.prompts import prepare_prompts
 
-        return prepare_prompts(data, tokenizer, self.config, context)
+        batch = self.config.batch
+        rules = Rules(max_length=batch.max_length, too_long=batch.too_long)
+        return prepare_prompts(data, tokenizer, rules, context)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:

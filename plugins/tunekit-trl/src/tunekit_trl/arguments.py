@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from .options import GrpoConfig
-from .prompts import SANITISED, chat_settings
 from .session import Session
 
 SAME = (
@@ -46,10 +45,9 @@ def make_arguments(session: Session, names: list[str]) -> Any:
     config = session.config
     grpo = isinstance(config, GrpoConfig)
     own = {name: getattr(config, name) for name in (*SAME, *(GRPO if grpo else RLOO))}
-    further = {**config.trl, "chat_template_kwargs": {**SANITISED, **chat_settings(config)}}
     weights = [config.reward_weights.get(name, 1.0) for name in names]
     make = GRPOConfig if grpo else RLOOConfig
-    return make(**_surroundings(session), **own, **further, reward_weights=weights)
+    return make(**_surroundings(session), **own, **config.trl, reward_weights=weights)
 
 
 def _surroundings(session: Session) -> dict[str, Any]:

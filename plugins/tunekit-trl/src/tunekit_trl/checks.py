@@ -47,6 +47,7 @@ OURS: Mapping[str, str] = {
     "remove_unused_columns": "rewards see all columns of a row",
     "shuffle_dataset": "use data.shuffle",
     "generation_batch_size": "use steps_per_generation",
+    "chat_template_kwargs": "the prompts are written before TRL sees them",
     "max_tool_calling_iterations": "these stages offer the model no tools",
     "log_completions_hub_repo": "it would publish the answers",
     "log_multimodal": "these stages know texts only",
@@ -82,9 +83,8 @@ def _shared(config: OnlineConfig, key: str) -> Iterator[Problem]:
             yield Problem(f"{key}.{path}", what, "leave it out")
     if config.batch.padding == "never":
         yield Problem(f"{key}.batch.padding", "is never, and TRL pads its batches", "leave it out")
-    if config.batch.too_long != "drop":
-        what = f"is {config.batch.too_long}, and TRL writes the prompts itself, whole"
-        yield Problem(f"{key}.batch.too_long", what, "use drop, or raise batch.max_length")
+    if config.batch.too_long == "split":
+        yield Problem(f"{key}.batch.too_long", "is split, and half a prompt is none", "use cut or drop")
 
 
 def _values(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from pydantic import Field, FiniteFloat
 
 from tunekit_train import BatchConfig, TrainConfig
-from tunekit_train.config import TooLong
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
@@ -16,11 +15,10 @@ CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 
 class AnswersConfig(BatchConfig):
-    """How answers become batches. TRL writes prompts itself, so one that is too long cannot be cut."""
+    """How answers become batches."""
 
     rows: int = Field(default=8, ge=1, description="answers per micro-batch: what is in memory at once")
     max_length: int = Field(default=1024, ge=2, description="the most tokens of a prompt")
-    too_long: TooLong = Field(default="drop", description="a longer prompt is dropped, and counted")
 
 
 class OnlineConfig(TrainConfig):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from tunekit.errors import TunekitError
 from tunekit.values import Sample, StageContext
-
-from .prompts import Prompted
+from tunekit_train.prompts import Prompts
 
 Ids = Sequence[int]
 Reward = Callable[..., list[float]]
@@ -19,7 +17,7 @@ Reward = Callable[..., list[float]]
 class Rewards:
     """Asks every plugin that values answers, once for each batch of them."""
 
-    def __init__(self, prompts: Sequence[Prompted], tokenizer: Any, limit: int, context: StageContext) -> None:
+    def __init__(self, prompts: Prompts, tokenizer: Any, limit: int, context: StageContext) -> None:
         self.prompts, self.tokenizer, self.limit, self.context = prompts, tokenizer, limit, context
         self.ends: frozenset[int] = frozenset()
         """The tokens that end an answer, once the trainer knows them."""
@@ -43,7 +41,7 @@ class Rewards:
     def _sample(self, at: int, ids: Ids) -> Sample:
         ended = len(ids) < self.limit or ids[-1] in self.ends
         answer: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return replace(self.prompts[at].sample, answer=answer, finish="end" if ended else "length")
+        return self.prompts.asked(at).sample(answer, "end" if ended else "length")
 
     def _ask(self, samples: Sequence[Sample]) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}

@@ -14,9 +14,9 @@ from tunekit_train.checkpoints import Checkpoints
 from tunekit_train.job import cast_trainable_
 from tunekit_train.order import split
 from tunekit_train.permuting import permutation
+from tunekit_train.prompts import Prompts
 
 from .options import GrpoConfig, RlooConfig
-from .prompts import Prompted, Prompts
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,6 @@ class Session:
     def held_out(self) -> list[int]:
         """The prompts kept for evaluation, by their numbers."""
         return self._split[1]
-
-    @property
-    def prompts(self) -> list[Prompted]:
-        """All prompts, by their numbers."""
-        return self.data.prompts
 
     @property
     def group(self) -> int:

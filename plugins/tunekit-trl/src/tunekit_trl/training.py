@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,17 +18,18 @@ from tunekit_train.checkpoints import read_state
 from tunekit_train.engine import quiet
 from tunekit_train.job import cast_trainable_
 from tunekit_train.memory import PeakMemory
+from tunekit_train.prompts import Prompts
 from tunekit_train.results import save_model
 from tunekit_train.watchers import GradientGuard, Interrupt, Saver
 
 from .arguments import make_arguments
 from .callbacks import Rhythm, Teller
 from .options import GrpoConfig
-from .prompts import Prompts
 from .results import closing_metrics, pictures
 from .rewards import Rewards
 from .session import Session
 from .surroundings import deprecations, kept, lent, reference
+from .tokenizer import Known
 
 
 def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContext) -> StageResult:
@@ -43,11 +43,8 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
         InterruptedRunError: Ctrl-C, after a checkpoint where the next answers would have been generated.
     """
     assert isinstance(data, Prompts), "a stage is given what it has prepared"
-    peak, session, stop = (
-        PeakMemory(context.precision.device),
-        Session(plugin.config, data, bundle, context),
-        Interrupt(),
-    )
+    peak, stop = PeakMemory(context.precision.device), Interrupt()
+    session = Session(plugin.config, data, bundle, context)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(session)
     with ExitStack() as stack:
@@ -87,8 +84,8 @@ def _trainer(session: Session, stop: Interrupt) -> Any:
     """TRL's trainer on this stage's model, prompts and rewards; the model's tokenizer is left as it is."""
     from .trainer import TunedGrpo, TunedRloo
 
-    context, tokenizer = session.context, copy.deepcopy(session.bundle.tokenizer)
-    rewards = Rewards(session.prompts, tokenizer, session.config.max_completion_length, context)
+    known = Known(session.data, session.bundle.tokenizer)
+    rewards = Rewards(session.data, known.tokenizer, session.config.max_completion_length, session.context)
     make: Any = TunedGrpo if isinstance(session.config, GrpoConfig) else TunedRloo
     with kept(session.bundle):
         trainer = make(
@@ -96,11 +93,11 @@ def _trainer(session: Session, stop: Interrupt) -> Any:
             model=session.bundle.model,
             reward_funcs=rewards.functions,
             args=make_arguments(session, rewards.names),
-            train_dataset=_rows(session, session.order),
-            eval_dataset=_rows(session, session.held_out) if session.held_out else None,
-            processing_class=tokenizer,
+            train_dataset=_rows(known, session.order),
+            eval_dataset=_rows(known, session.held_out) if session.held_out else None,
+            processing_class=known.tokenizer,
         )
-    rewards.ends = frozenset({*trainer.eos_token_ids, tokenizer.pad_token_id})
+    rewards.ends = frozenset({*trainer.eos_token_ids, known.tokenizer.pad_token_id})
     trainer.remove_callback(PrinterCallback)
     state = {"data": session.data.fingerprint}
     for callback in (
@@ -113,9 +110,9 @@ def _trainer(session: Session, stop: Interrupt) -> Any:
     return trainer
 
 
-def _rows(session: Session, order: Sequence[int]) -> Dataset:
+def _rows(known: Known, order: Sequence[int]) -> Dataset:
     """The prompts in an order, each with its number."""
-    return Dataset.from_list([{"prompt": session.prompts[at].given, "at": at} for at in order])
+    return Dataset.from_list([{"prompt": known.texts[at], "at": at} for at in order])
 
 
 def _facts(session: Session, copied: str) -> dict[str, Any]:

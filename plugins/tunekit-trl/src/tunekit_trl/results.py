@@ -16,11 +16,11 @@ History = Sequence[dict[str, Any]]
 
 def closing_metrics(history: History) -> dict[str, float]:
     """The first and the last loss and reward, and what the last evaluation told."""
-    steps = [entry for entry in history if "loss" in entry]
     evaluations = [entry for entry in history if "eval_loss" in entry]
-    found = {}
+    found: dict[str, float] = {}
     for name, prefix in (("loss", "train_loss"), ("reward", "reward")):
-        found[f"{prefix}_first"], found[f"{prefix}_last"] = steps[0][name], steps[-1][name]
+        points = _points(history, name)  # no rewards where answers are used again
+        found |= {f"{prefix}_first": points[0][1], f"{prefix}_last": points[-1][1]}
     last = evaluations[-1] if evaluations else {}
     return {**found, **{name: value for name, value in told(last).items() if name.startswith("eval_")}}
 

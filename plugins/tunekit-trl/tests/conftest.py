@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.testing import conversations, stage_context, tiny_bundle
+from tunekit.testing import conversations, stage_context, tiny_model, tiny_tokenizer
+from tunekit.testing.tiny import FP32
 from tunekit.values import Event, Mixing, ModelBundle, Sample, StageContext, StageResult
 from tunekit_lora import Lora
 from tunekit_train import AdamW
@@ -74,9 +75,6 @@ class Setting:
 
     def bundle(self, context: Any) -> ModelBundle:
         """The same tiny model each time, with an adapter that is no longer fresh where one is asked for."""
-        from tunekit.testing import tiny_model, tiny_tokenizer
-        from tunekit.testing.tiny import FP32
-
         bundle = ModelBundle(tiny_model(**self.model), tiny_tokenizer(), "tiny", FP32)
         if not self.adapter:
             return bundle

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.testing import conversations, stage_context, tiny_model, tiny_tokenizer
-from tunekit.testing.tiny import FP32
+from tunekit.testing import FP32, conversations, stage_context, tiny_model, tiny_tokenizer
 from tunekit.values import Event, Mixing, ModelBundle, Sample, StageContext, StageResult
 from tunekit_lora import Lora
 from tunekit_train import AdamW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -24,8 +25,11 @@ def validate(model: type[Model], options: Mapping[str, Any], key: str, problems:
 
 def explain(error: ValidationError, model: type[BaseModel], options: Mapping[str, Any], key: str) -> Iterator[Problem]:
     """The problems in a pydantic error about `options`, in the user's words."""
-    for detail in error.errors(include_url=False):
-        path = _written(detail, options)
+    details = [(detail, _written(detail, options)) for detail in error.errors(include_url=False)]
+    named = [path for detail, path in details if detail["type"] == "literal_error"]
+    for detail, path in details:
+        if detail["type"] != "literal_error" and path in named and isinstance(detail["input"], str):
+            continue  # another branch of the union: a name that is none is to be a name, not a mapping
         yield _problem(detail, ".".join([key, *path] if key else path), model, path)
 
 
@@ -39,7 +43,15 @@ def _problem(detail: ErrorDetails, where: str, model: type[BaseModel], path: lis
         return Problem(where, "is missing", "it has no default")
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    return Problem(where, f"is {detail['input']!r}: {message}")
+    return Problem(where, f"is {detail['input']!r}: {message}", _meant(detail))
+
+
+def _meant(detail: ErrorDetails) -> str:
+    """The nearest of the names that there are, where a name was to be given."""
+    if detail["type"] != "literal_error" or not isinstance(detail["input"], str):
+        return ""
+    close = nearest(detail["input"], re.findall("'([^']*)'", detail["ctx"]["expected"]))
+    return f"did you mean {close!r}?" if close else ""
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:

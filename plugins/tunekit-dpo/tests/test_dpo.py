@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from tunekit.errors import DataError
 from tunekit.testing import conversations, preferences, stage_context, tiny_bundle
-from tunekit.values import Event
+from tunekit.values import Event, Examples
 from tunekit_dpo import Cpo, Dpo, Orpo, Simpo
 from tunekit_lora import Lora
 from tunekit_train import AdamW
@@ -56,6 +57,19 @@ def test_losses_that_couple_a_batch_say_so() -> None:
     assert Dpo(loss="aot").objective().couples_batch
     assert Dpo(loss={"aot_unpaired": 1.0, "sigmoid": 1.0}).objective().couples_batch
     assert not Dpo(loss={"bco": 1.0, "sigmoid": 1.0}).objective().couples_batch
+
+
+def test_a_margin_weight_is_refused_where_no_row_gives_a_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEKIT_CACHE", str(tmp_path / "cache"))
+    rows, stage = preferences(), Dpo(margin_weight=2.0)
+    data = Examples.of(rows, "margins")
+    context = stage_context(stage, folder=tmp_path)
+    with pytest.raises(DataError, match="margin_weight: is 2, and no row of the data gives a margin"):
+        context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+    data = Examples.of((replace(row, margin=0.5) for row in rows), "with margins")
+    context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
 
 
 @pytest.mark.parametrize("stage", [Dpo(), Orpo(), Simpo(), Cpo()], ids=repr)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tunekit.errors import DataError
 from tunekit.testing import conversations, labelled, plan_for, stage_context, tiny_bundle
@@ -64,6 +65,11 @@ def test_data_it_cannot_train_on_is_refused(data: Examples, message: str, tmp_pa
     context = stage_context(Kto(), folder=tmp_path)
     with pytest.raises(DataError, match=message):
         context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+
+
+def test_weights_that_leave_nothing_to_learn_are_refused() -> None:
+    with pytest.raises(ValidationError, match="are both 0: no answer would have a loss"):
+        Kto(desirable_weight=0, undesirable_weight=0)
 
 
 def test_streamed_data_is_refused_where_prompts_are_paired_with_answers_from_all_of_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import tunekit as tk
 from tunekit.errors import DataError, TunekitError
 from tunekit.testing import conversations, preferences, save_tiny_model, stage_context, tiny_bundle
-from tunekit.values import Event, Message
+from tunekit.values import Event, Examples, Message
 from tunekit_lora import Lora
 from tunekit_reward import Reward
 from tunekit_reward.scoring import score
@@ -35,6 +36,19 @@ def test_training_raises_margin_and_accuracy(adapter: bool, tmp_path: Path) -> N
     assert steps[-1]["accuracy"] == 1
     (saved,) = (artefact.path for artefact in result.artefacts if artefact.kind in {"adapter", "model"})
     assert (saved / "value_head.safetensors").is_file()
+
+
+def test_a_margin_weight_is_refused_where_no_row_gives_a_margin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEKIT_CACHE", str(tmp_path / "cache"))
+    rows, stage = preferences(), Reward(margin_weight=2.0)
+    data = Examples.of(rows, "margins")
+    context = stage_context(stage, folder=tmp_path)
+    with pytest.raises(DataError, match="margin_weight: is 2, and no row of the data gives a margin"):
+        context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+    data = Examples.of((replace(row, margin=0.5) for row in rows), "with margins")
+    context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
 
 
 def test_data_without_pairs_is_refused(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from tunekit_train import TrainConfig
 from tunekit_train.checks import problems
 
 
-def found(mixing: Mixing, **options: Any) -> list[str]:
-    plugin = SimpleNamespace(config=TrainConfig(**options))
+def found(mixing: Mixing, kinds: tuple[str, ...] = ("conversation", "text"), **options: Any) -> list[str]:
+    plugin = SimpleNamespace(config=TrainConfig(**options), kinds=frozenset(kinds))
     own = SimpleNamespace(key="stages.0.sft", mixing=mixing, plugin=SimpleNamespace(plugin=plugin))
     other = SimpleNamespace(key="stages.1.dpo", mixing=Mixing(streaming=True), plugin=SimpleNamespace(plugin=object()))
     plan: Any = SimpleNamespace(stages=(own, other))
@@ -39,6 +39,14 @@ STREAMED, KEPT = Mixing(streaming=True), Mixing(shuffle=False)
 def test_what_cannot_work_together_is_one_problem(mixing: Mixing, options: dict[str, Any], problem: str) -> None:
     (told,) = found(mixing, **{"steps": 9, **options})
     assert told.startswith(problem)
+
+
+@pytest.mark.parametrize("kind", ["preference", "labelled"])
+def test_answers_that_are_judged_as_a_whole_are_not_to_be_split(kind: str) -> None:
+    (told,) = found(Mixing(), (kind,), batch={"too_long": "split"})
+    assert told.startswith("batch.too_long: is split, and answers that are preferred or judged are judged as a whole")
+    assert not found(Mixing(), (kind,), batch={"too_long": "drop"})
+    assert not found(Mixing(), batch={"too_long": "split"})
 
 
 def test_what_works_together_is_no_problem() -> None:

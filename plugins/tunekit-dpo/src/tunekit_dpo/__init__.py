@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tunekit.values import Kind
+from tunekit.hooks import hookimpl
+from tunekit.values import Examples, Kind, Prepared, StageContext
 from tunekit_train import Objective, Stage
 
 from .names import COUPLED
@@ -41,6 +42,14 @@ class Dpo(Stage[DpoConfig]):
             options.sft_weight,
             options.bco_decay,
         )
+
+    @hookimpl
+    def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+        """Encode the pairs; where `margin_weight` was set, some of them give a margin."""
+        from tunekit_train.preparing import with_margins
+
+        prepared = super().tunekit_prepare_data(data, tokenizer, context)
+        return with_margins(prepared, self.config.margin_weight, context.key)
 
 
 class Orpo(Stage[OrpoConfig]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunekit.errors import DataError, Problem
 from tunekit.hooks import hookimpl
@@ -27,6 +27,13 @@ class KtoConfig(ConversationConfig):
     )
     desirable_weight: float = Field(default=1.0, ge=0, description="weight of the loss of answers called good")
     undesirable_weight: float = Field(default=1.0, ge=0, description="weight of the loss of answers called bad")
+
+    @model_validator(mode="after")
+    def _some_answers_count(self) -> KtoConfig:
+        """Refuse a loss that is zero everywhere."""
+        if not self.desirable_weight and not self.undesirable_weight:
+            raise ValueError("desirable_weight and undesirable_weight are both 0: no answer would have a loss")
+        return self
 
 
 class Kto(Stage[KtoConfig]):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from tunekit.hooks import hookimpl
-from tunekit.values import Context, Kind, ModelBundle, Prompt
+from tunekit.values import Context, Examples, Kind, ModelBundle, Prepared, Prompt, StageContext
 from tunekit_train import ConversationConfig, Objective, Stage
 
 
@@ -40,6 +40,14 @@ class Reward(Stage[RewardConfig]):
 
         options = self.config
         return RewardModel(options.margin_weight, options.centring, options.label_smoothing)
+
+    @hookimpl
+    def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
+        """Encode the pairs; where `margin_weight` was set, some of them give a margin."""
+        from tunekit_train.preparing import with_margins
+
+        prepared = super().tunekit_prepare_data(data, tokenizer, context)
+        return with_margins(prepared, self.config.margin_weight, context.key)
 
     @hookimpl
     def tunekit_score(self, bundle: ModelBundle, texts: Sequence[Prompt], context: Context) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunekit.errors import Problem
-from tunekit.values import Mixing, Plan
+from tunekit.values import Kind, Mixing, Plan
 
 from .config import BatchConfig, TrainConfig
 
@@ -18,6 +18,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             if stage.mixing.streaming:
                 yield from streaming_problems(plugin.config, stage.key)
             yield from _order(plugin.config.batch, stage.mixing, f"{stage.key}.batch")
+            yield from _length(plugin.config.batch, plugin.kinds, f"{stage.key}.batch")
 
 
 def streaming_problems(config: TrainConfig, key: str) -> Iterator[Problem]:
@@ -49,6 +50,13 @@ def _order(batch: BatchConfig, mixing: Mixing, key: str) -> Iterator[Problem]:
         yield Problem(f"{key}.packing", what, "leave one of the two out")
     if batch.packing != "none" and batch.padding == "always":
         yield unpacked(f"{key}.packing", batch.packing, "batch.padding is always")
+
+
+def _length(batch: BatchConfig, kinds: frozenset[Kind], key: str) -> Iterator[Problem]:
+    """An answer that is preferred or judged is judged as a whole."""
+    if batch.too_long == "split" and kinds.isdisjoint({"conversation", "text"}):
+        what = "is split, and answers that are preferred or judged are judged as a whole"
+        yield Problem(f"{key}.too_long", what, "use cut or drop")
 
 
 def unpacked(where: str, packing: str, reason: str) -> Problem:

@@ -12,7 +12,7 @@ from tunekit.errors import DataError, PlanError, Problem
 from tunekit.values import Example, Examples, Kind, Prepared, StageContext, ToolFormat
 
 from .cache import DataCache
-from .items import Items
+from .items import IndexedItems, Items
 from .streaming import ItemEncoder, StreamedItems
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
     if found is not None:
         return found
     return cache.make(key, encoder.encode_all(fit(data), data.account), data.account, data.mixing)
+
+
+def with_margins(prepared: Prepared, weight: float, key: str) -> Prepared:
+    """Return the pairs, for a stage in which margins count by this weight.
+
+    Raises DataError where it was chosen and no row gives a margin. Streamed data, and a sample, is not looked through.
+    """
+    whole = isinstance(prepared, IndexedItems) and prepared.fingerprint
+    if weight not in (0, 1) and whole and all(item.margin is None for item in prepared):
+        what = f"is {weight:g}, and no row of the data gives a margin"
+        raise DataError([Problem(f"{key}.margin_weight", what, "leave it out, or give margins in a column `margin`")])
+    return prepared
 
 
 def cache_key(data: str, encoder: str, kinds: frozenset[Kind], names: tuple[str, ...] = ()) -> str:

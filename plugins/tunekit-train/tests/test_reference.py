@@ -119,6 +119,39 @@ def test_the_reference_is_the_policy_at_the_start_of_the_stage(
     assert max(moved) > 1e-3, "the policy has moved away meanwhile"
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_a_frozen_copy_is_the_policy_at_the_start_whatever_trains(start: str, run_training: Callable[..., Any]) -> None:
+    model, items, objective = STARTS[start](), random_items(6), Distance("copied")
+    before = copy.deepcopy(model)
+    cached = run_training(copy.deepcopy(model), items, Distance("cached"), learning_rate=1e-2)
+    trained = run_training(model, items, objective, learning_rate=1e-2)
+    for item in items:
+        for found in objective.reference_of[item.sequences[0].row]:
+            torch.testing.assert_close(found, of_copy(before, item), **EXACT)
+    assert trained.values("loss") == cached.values("loss"), "the copy disturbed the gradient"
+    count = sum(each.numel() for each in before.parameters() if each.requires_grad)
+    assert trained.result.facts["reference_bytes"] == 4 * count
+
+
+def test_a_copy_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+    from tunekit_train import TrainConfig, train
+    from tunekit_train.testing import context as stage
+
+    objective, model = Distance("copied"), with_lora(tiny_llama())
+    before, items = copy.deepcopy(model), random_items(8)
+    config = TrainConfig(epochs=4, learning_rate=1e-2, checkpoint={"every": 2})
+
+    def stop(event: Any) -> None:
+        if event.kind == "saved" and event.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, InterruptedRunError)):
+        train(Distance("copied"), items, bundle(copy.deepcopy(model)), config, stage(tmp_path, emit=stop))
+    train(objective, items, bundle(model), config, stage(tmp_path, resume=True))
+    for row, found in objective.reference_of.items():
+        torch.testing.assert_close(found[-1], of_copy(before, items[row - 1]), **EXACT)
+
+
 @pytest.mark.parametrize(
     ("start", "reason"),
     [
@@ -326,11 +359,12 @@ def streamed(folder: Path, model: Any, mode: str = "auto") -> Any:
     return train(Distance(mode), items, bundle(model), TrainConfig(steps=2), context(folder))
 
 
-def test_a_stream_needs_an_adapter_that_can_be_switched_off(tmp_path: Path) -> None:
-    (tmp_path / "fresh").mkdir()
-    assert streamed(tmp_path / "fresh", fresh_lora()).facts["reference"] == "switch_off"
-    reason = r"stages.0.sft: streams its data, so the reference cannot be computed beforehand, and the adapter is not"
+def test_a_stream_switches_its_adapter_off_or_copies_it(tmp_path: Path) -> None:
+    for name, model, way in (("fresh", fresh_lora(), "switch_off"), ("trained", with_lora(tiny_llama()), "copied")):
+        (tmp_path / name).mkdir()
+        assert streamed(tmp_path / name, model).facts["reference"] == way
+    reason = r"stages.0.sft: streams its data, so the reference cannot be computed beforehand, and no adapter was"
     with pytest.raises(PlanError, match=reason):
-        streamed(tmp_path, with_lora(tiny_llama()))
+        streamed(tmp_path, tiny_llama())
     with pytest.raises(PlanError, match="and cached was asked for; stream nothing"):
         streamed(tmp_path, fresh_lora(), "cached")

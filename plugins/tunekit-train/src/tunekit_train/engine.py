@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .job import Job, cast_trainable_
 from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
+from .producing import ProducedItems
 from .results import save_model, stage_result
 from .sources import Sources
 from .streaming import StreamedItems
@@ -51,17 +52,21 @@ def train(
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
-    data = items if isinstance(items, IndexedItems | StreamedItems) else Items(items)
+    data = items if isinstance(items, IndexedItems | StreamedItems | ProducedItems) else Items(items)
     job = Job(objective, data, bundle, config, context, _strategy(bundle, config, context, resumed))
     job.refuse()
     stop = Interrupt()
     with (
+        ExitStack() as stack,
         quiet(),
         prepared(bundle.model, job.strategy, bundle.precision.autocast),
         one_product(bundle.model, config.compute.lora_product, bundle.precision) as taken,
     ):
         sources = Sources(job, resumed)
         trainer = _trainer(job, sources, stop)
+        if job.produced is not None:
+            stack.callback(job.produced.close)
+            job.produced.start(job, sources, resumed)
         if resumed is not None:
             _take_up_(trainer, resumed)
         with closing(trainer), stop.listening(), _ctrl_c(job):
@@ -74,7 +79,8 @@ def train(
         artefact = save_model(bundle, context.folder)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
     result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
-    result = replace(result, facts={**result.facts, **sources.facts(), **taken.facts()})
+    more = {} if job.produced is None else job.produced.facts()
+    result = replace(result, facts={**result.facts, **sources.facts(), **taken.facts(), **more})
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
 
@@ -113,14 +119,14 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
 
 def _trainer(job: Job, sources: Sources, stop: Interrupt) -> EngineTrainer:
     trainer = EngineTrainer(
-        job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or None
+        job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or ([None] if job.evaluated else None)
     )
     trainer.remove_callback(PrinterCallback)
     _place_tensorboard(trainer, job.context.folder / "tensorboard")
     for callback in (
         StepClock(trainer.finish_step_),
         GradientGuard(job.diverged, scaled=job.needs_scaler),
-        Rhythm(job.config, job.steps_per_epoch or job.total_steps, bool(job.held_out), stop),
+        Rhythm(job, stop),
         Teller(job.tell),
         Saver(job.checkpoints, lambda: _state(trainer), lambda folder: _write(trainer, folder), job.tell),
     ):
@@ -171,6 +177,8 @@ def _state(trainer: EngineTrainer) -> dict[str, Any]:
 def _write(trainer: EngineTrainer, checkpoint: Path) -> None:
     """What is no plain data, in files of its own."""
     trainer.sources.save(checkpoint)
+    if trainer.job.produced is not None:
+        trainer.job.produced.save(checkpoint)
     torch.save(trainer.job.objective.state(), checkpoint / OBJECTIVE)
 
 

@@ -22,6 +22,7 @@ from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
+from .producing import ProducedItems
 from .streaming import StreamedItems
 from .tally import Tally
 
@@ -31,7 +32,7 @@ class Job:
     """A stage's objective, items, options and surroundings, with what follows from them."""
 
     objective: Objective
-    items: IndexedItems | StreamedItems
+    items: IndexedItems | StreamedItems | ProducedItems
     bundle: ModelBundle
     config: TrainConfig
     context: StageContext
@@ -41,6 +42,21 @@ class Job:
     def stream(self) -> StreamedItems | None:
         """The items, where they are streamed: they have no number, no order and no epochs then."""
         return self.items if isinstance(self.items, StreamedItems) else None
+
+    @property
+    def produced(self) -> ProducedItems | None:
+        """The items, where the stage makes them while it trains: they have no number, no order and no epochs then."""
+        return self.items if isinstance(self.items, ProducedItems) else None
+
+    @property
+    def border(self) -> int:
+        """Optimiser steps between two places where a checkpoint can be written."""
+        return 1 if self.produced is None else self.produced.steps_between
+
+    @property
+    def evaluated(self) -> int:
+        """How many items an evaluation looks at."""
+        return len(self.held_out) if self.produced is None else self.produced.held_out
 
     def refuse(self) -> None:
         """Raise PlanError for options that the plan could not yet see are impossible."""
@@ -54,12 +70,12 @@ class Job:
 
     @cached_property
     def _at_hand(self) -> IndexedItems:
-        return Items(()) if isinstance(self.items, StreamedItems) else self.items
+        return self.items if isinstance(self.items, IndexedItems) else Items(())
 
     @cached_property
     def _split(self) -> tuple[Indices, Indices]:
         count, share = len(self._at_hand), self.config.evaluate.share
-        if count < (2 if share else 1) and self.stream is None:
+        if count < (2 if share else 1) and isinstance(self.items, IndexedItems):
             where = f"{self.context.key}.data"
             raise DataError([Problem(where, f"{count} examples are too few", "give more data")])
         return split(count, share, self.context.seed)
@@ -102,14 +118,17 @@ class Job:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimiser steps in one pass over the data; the last may hold fewer micro-batches. None for a stream."""
-        return None if self.stream else math.ceil(len(self.order) / self.config.batch.accumulation)
+        """Optimiser steps in one pass over the data; the last may hold fewer micro-batches. None where nobody knows."""
+        known = isinstance(self.items, IndexedItems)
+        return math.ceil(len(self.order) / self.config.batch.accumulation) if known else None
 
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole stage."""
         if self.config.steps is not None:
             return self.config.steps
+        if self.produced is not None:
+            return self.produced.total_steps
         assert self.steps_per_epoch is not None, "a stream is refused where steps is not set"
         return math.ceil(self.config.epochs * self.steps_per_epoch)
 

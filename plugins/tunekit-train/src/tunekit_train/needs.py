@@ -46,9 +46,10 @@ class TokenLogProbs(Need[TokenScores]):
 class ReferenceLogProbs(Need[TokenScores]):
     """The log-probabilities of the supervised tokens in the policy as it was at the start of the stage, dropout off.
 
-    `mode` is `auto`, `switch_off` (run the model without its adapter: one more run without gradient for each batch) or
-    `cached` (one run without gradient over all items before the first step, then read from a file). `auto` takes the
-    cheaper of the two where both are right, and never switches off an adapter that has learnt something.
+    `mode` is `auto`, `switch_off` (run the model without its adapter: one more run without gradient for each batch),
+    `copied` (the same with a frozen copy of the adapter in its place) or `cached` (one run without gradient over all
+    items before the first step, then read from a file). `auto` takes the cheaper of the first and the last where both
+    are right, never switches off an adapter that has learnt something, and copies it where data is streamed.
     """
 
     mode: ReferenceMode = "auto"

@@ -1,11 +1,11 @@
-"""The reference policy: the policy at the start of the stage, by its adapter switched off or by what it said then."""
+"""The reference policy: the policy at the start of the stage, its adapter switched off or copied, or what it said."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunekit.errors import PlanError, Problem
@@ -27,7 +28,7 @@ from .scores import TokenScores
 if TYPE_CHECKING:
     from .job import Job
 
-ReferenceMode = Literal["auto", "switch_off", "cached"]
+ReferenceMode = Literal["auto", "switch_off", "copied", "cached"]
 STATE = "reference.json"
 EXACT = 1e-6
 """The largest difference of a log-probability with and without a fresh adapter. It adds zeros, so none is expected."""
@@ -54,15 +55,68 @@ class Reference(Source, ABC):
         (folder / STATE).write_text(json.dumps({"name": self.name, "reason": self.reason}))
 
 
-class SwitchedOff(Reference):
+class LiveReference(Reference):
+    """A reference that can be run on anything, also on what nobody has seen before the first step."""
+
+    @abstractmethod
+    def acting(self, model: Any) -> AbstractContextManager[None]:
+        """Let the model be the reference for a while. Nothing may be trained meanwhile."""
+
+    def scores(self, forward: Forward) -> TokenScores:
+        """One more run of the model."""
+        with self.acting(forward.model):
+            return frozen_scores(forward.model, forward)
+
+
+class SwitchedOff(LiveReference):
     """The model without its adapter, run for each batch."""
 
     name = "switch_off"
 
-    def scores(self, forward: Forward) -> TokenScores:
-        """One more run of the model."""
-        with switched_off(forward.model):
-            return frozen_scores(forward.model, forward)
+    def acting(self, model: Any) -> AbstractContextManager[None]:
+        """The adapter is off."""
+        return switched_off(model)
+
+
+class Copied(LiveReference):
+    """The model with a frozen copy of what trains in its place, run for each batch.
+
+    For any adapter, whatever it has learnt before: what trains is a small part of the weights then. `start` holds its
+    values at the start of the stage, by the names of the parameters.
+    """
+
+    name = "copied"
+    FILE = "reference.safetensors"
+
+    def __init__(self, reason: str, start: Mapping[str, Tensor]) -> None:
+        super().__init__(reason)
+        self.start = start
+
+    @classmethod
+    def of(cls, model: Any, reason: str) -> Copied:
+        """Copy what trains as it is now."""
+        return cls(reason, {name: each.detach().clone() for name, each in _weights_that_train(model)})
+
+    @contextmanager
+    def acting(self, model: Any) -> Iterator[None]:
+        """The start stands in for what trains. The tensors are swapped, so that nothing is copied back and forth."""
+        trained = [(each, each.data) for _, each in _weights_that_train(model)]
+        try:
+            for name, each in _weights_that_train(model):
+                each.data = self.start[name].to(each.device, each.dtype)
+            yield
+        finally:
+            for parameter, data in trained:
+                parameter.data = data
+
+    def facts(self) -> Mapping[str, Any]:
+        """Which way was chosen, and what it takes."""
+        return {**super().facts(), "reference_bytes": sum(each.nbytes for each in self.start.values())}
+
+    def save(self, folder: Path) -> None:
+        """Keep the choice and the copy."""
+        super().save(folder)
+        save_file({name: each.cpu().contiguous() for name, each in self.start.items()}, folder / self.FILE)
 
 
 class Cached(Reference):
@@ -98,13 +152,17 @@ def prepare_reference(mode: ReferenceMode, job: Job, checkpoint: Path | None) ->
             an interrupted stage used is gone.
     """
     if checkpoint is not None:
-        return _as_before(job, json.loads((checkpoint / STATE).read_text()))
+        return _as_before(job, checkpoint)
     items = CanonicalPass(job)
-    obstacle = None if mode == "cached" else switching_obstacle(job)
+    obstacle = None if mode in ("cached", "copied") else switching_obstacle(job)
+    if mode == "copied":
+        return Copied.of(job.bundle.model, "asked for")
+    if obstacle and job.stream is not None and mode == "auto" and hasattr(job.bundle.model, "disable_adapter"):
+        return Copied.of(job.bundle.model, f"{obstacle}, and streamed data cannot be scored beforehand")
     if job.stream is not None and (mode == "cached" or obstacle):
         why = obstacle or "cached was asked for"
         reason = f"streams its data, so the reference cannot be computed beforehand, and {why}"
-        raise PlanError([Problem(job.context.key, reason, "stream nothing, or train a fresh adapter such as lora")])
+        raise PlanError([Problem(job.context.key, reason, "stream nothing, or train an adapter such as lora")])
     if mode == "switch_off" and obstacle:
         raise PlanError([Problem(job.context.key, f"cannot switch the adapter off: {obstacle}", "leave it to auto")])
     verified = "the fresh adapter was seen to change nothing"
@@ -116,15 +174,19 @@ def prepare_reference(mode: ReferenceMode, job: Job, checkpoint: Path | None) ->
     return Cached(obstacle or (costs if mode == "auto" else "asked for"), items.file())
 
 
-def switching_obstacle(job: Job) -> str | None:
-    """Say why the model without its adapter is not the policy at the start, or None where it is verified to be."""
+def switching_obstacle(job: Job, batch: Batch | None = None) -> str | None:
+    """Say why the model without its adapter is not the policy at the start, or None where it is verified to be.
+
+    Verified on this batch, else on the first of the data.
+    """
     model = job.bundle.model
     if not hasattr(model, "disable_adapter"):
         return "no adapter was attached: the weights themselves train"
     if (why := _changed_already(model)) is not None:
         return why
-    items = job.training if job.stream is None else job.stream
-    batch = Batch(tuple(islice(items, job.config.batch.rows)))
+    if batch is None:
+        items = job.training if job.stream is None else job.stream
+        batch = Batch(tuple(islice(items, job.config.batch.rows)))
     enabled = policy_scores(job, batch)
     with switched_off(model):
         difference = (enabled - policy_scores(job, batch)).abs()
@@ -246,10 +308,25 @@ class CanonicalPass:
         return np.flatnonzero(seen)
 
 
-def _as_before(job: Job, kept: Mapping[str, Any]) -> Reference:
-    """Do as the stage did before it was interrupted."""
+def _weights_that_train(model: Any) -> Iterator[tuple[str, Any]]:
+    """What trains and has a part in log-probabilities."""
+    named = (model.module if hasattr(model, "module") else model).named_parameters()
+    return ((name, each) for name, each in named if each.requires_grad and not name.startswith(f"{VALUE_HEAD}."))
+
+
+def live_as_before(checkpoint: Path) -> LiveReference:
+    """The reference that can be run on anything, as it was before the stage was interrupted."""
+    kept = json.loads((checkpoint / STATE).read_text())
     if kept["name"] == SwitchedOff.name:
         return SwitchedOff(kept["reason"])
+    return Copied(kept["reason"], load_file(checkpoint / Copied.FILE))
+
+
+def _as_before(job: Job, checkpoint: Path) -> Reference:
+    """Do as the stage did before it was interrupted."""
+    kept = json.loads((checkpoint / STATE).read_text())
+    if kept["name"] != Cached.name:
+        return live_as_before(checkpoint)
     folder = job.context.folder / "reference"
     found = ReferenceFile.find(folder, kept["fingerprint"])
     if found is None:

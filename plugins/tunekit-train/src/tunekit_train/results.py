@@ -11,6 +11,7 @@ from tunekit.values import Artefact, ModelBundle, StageResult
 
 from .forward import base_model
 from .heads import head_of, without_head
+from .items import IndexedItems
 from .job import Job
 from .picture import draw_loss
 from .tally import Tally
@@ -68,8 +69,8 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
         "couples_batch": job.objective.couples_batch,
         "steps": job.total_steps,
         "steps_per_epoch": job.steps_per_epoch,
-        "items_trained_on": None if job.stream else len(job.training),
-        "items_held_out": len(job.held_out),
+        "items_trained_on": len(job.training) if isinstance(job.items, IndexedItems) else None,
+        "items_held_out": job.evaluated,
         "micro_batches": total.batches,
         "tokens": total.tokens,
         "supervised_share": total.supervised_tokens / total.tokens,

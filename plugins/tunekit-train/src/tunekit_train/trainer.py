@@ -17,6 +17,7 @@ from .checkpoints import remove_inactive_adapters
 from .feeding import Drawn, InTurn, StreamedBatches
 from .job import Job
 from .objective import Batch, Sum, Sums
+from .producing import ProducedBatches
 from .sources import Sources
 from .streaming import Position
 from .tally import Tally
@@ -38,9 +39,14 @@ class EngineTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Our fixed list of batches per epoch, as a batch sampler, so that accelerate skips what is done on resume.
 
-        A stream is one epoch of numbered batches; those that are skipped are never drawn.
+        A stream is one epoch of numbered batches; those that are skipped are never drawn. So is what is produced, for
+        which accelerate's loader must not be used: it looks one batch ahead, when the weights are not those yet.
         """
         job, batch = self.job, self.job.config.batch
+        if job.produced is not None:
+            produced: Any = ProducedBatches(job.produced, batch.accumulation)
+            numbers = InTurn(job.total_steps * batch.accumulation, batch.rows)
+            return DataLoader(produced, batch_sampler=numbers, collate_fn=_first, generator=torch.Generator())
         if job.stream is None:
             return self._loader(job.training, job.order, _collate)
         batches = self._open.enter_context(
@@ -117,16 +123,22 @@ class EngineTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The true mean over all held-out items, not a mean of batch means."""
+        if self.job.produced is not None:
+            means = self.job.produced.evaluate()
+        else:
+            means = self._true_means(dataloader)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        nothing: Any = None  # predictions and labels are not kept: only sums leave the loop
+        return EvalLoopOutput(nothing, nothing, metrics, self.job.evaluated)
+
+    def _true_means(self, dataloader: DataLoader[Any]) -> dict[str, float]:
         model, tally = self.model_wrapped, Tally()
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in dataloader:
                 batch = inputs["batch"]
                 tally.add(batch, self.job.weight(batch), self.sums(model, batch))
-        means = self.job.objective.summary(tally.means)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
-        nothing: Any = None  # predictions and labels are not kept: only sums leave the loop
-        return EvalLoopOutput(nothing, nothing, metrics, len(self.job.held_out))
+        return self.job.objective.summary(tally.means)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace Trainer's mean of step means by the true mean since the last entry, and tell the run."""
@@ -155,6 +167,10 @@ class EngineTrainer(Trainer):
 
 def _collate(items: list[Any]) -> dict[str, Any]:
     return {"batch": Batch(tuple(items))}
+
+
+def _first(given: list[dict[str, Any]]) -> dict[str, Any]:
+    return given[0]
 
 
 def _only(drawn: list[Drawn]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
@@ -17,7 +17,9 @@ from tunekit.errors import DivergedError
 from tunekit.values import EventKind
 
 from .checkpoints import Checkpoints
-from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from .job import Job
 
 Tell = Callable[[EventKind, int, dict[str, float]], None]
 
@@ -27,19 +29,23 @@ class Rhythm(TrainerCallback):
 
     Everything is decided at step borders, epoch ends included, so that a checkpoint is the last thing to happen at its
     step and nothing that belongs to the step comes after it. The last step needs no checkpoint: the result is saved.
+    Where checkpoints can be written at some steps only, the first of them that is due or later is taken.
     """
 
-    def __init__(self, config: TrainConfig, steps_per_epoch: int, held_out: bool, stop: Interrupt) -> None:
-        self.config, self.steps_per_epoch, self.held_out, self.stop = config, steps_per_epoch, held_out, stop
+    def __init__(self, job: Job, stop: Interrupt) -> None:
+        self.config, self.border, self.stop = job.config, job.border, stop
+        self.steps_per_epoch, self.held_out = job.steps_per_epoch or job.total_steps, bool(job.evaluated)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Set the flags that Trainer acts on, in the order log, evaluate, save."""
         step, last = state.global_step, state.global_step >= state.max_steps
-        stopping = self.stop.asked and not last
+        at_border = step % self.border == 0
+        stopping = self.stop.asked and at_border and not last
         control.should_log = last or stopping or step % self.config.log.every == 0
         control.should_evaluate = self.held_out and (last or step % self._evaluate_every == 0)
         every = self.config.checkpoint.every
-        control.should_save = not last and (stopping or bool(every and step % every == 0))
+        due = bool(every) and step // every > (step - self.border) // every
+        control.should_save = not last and at_border and (stopping or due)
         control.should_training_stop = control.should_training_stop or stopping
         return control
 

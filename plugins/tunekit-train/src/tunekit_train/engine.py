@@ -118,9 +118,8 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
 
 
 def _trainer(job: Job, sources: Sources, stop: Interrupt) -> EngineTrainer:
-    trainer = EngineTrainer(
-        job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=job.held_out or ([None] if job.evaluated else None)
-    )
+    held_out = (job.held_out if job.produced is None else range(job.evaluated)) or None
+    trainer = EngineTrainer(job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=held_out)
     trainer.remove_callback(PrinterCallback)
     _place_tensorboard(trainer, job.context.folder / "tensorboard")
     for callback in (

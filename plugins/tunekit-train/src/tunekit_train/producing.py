@@ -61,14 +61,14 @@ class ProducedItems(ABC):
     def __iter__(self) -> Iterator[Item]:
         """What items are made of, in the order of the data."""
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> None:  # noqa: B027 - some need nothing
         """Write into a checkpoint, at a border, what `start` will need."""
 
     def facts(self) -> Mapping[str, Any]:
         """What the record keeps."""
         return {}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing open
         """The last step is done, or the stage has failed."""
 
 

@@ -46,7 +46,7 @@ def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
 def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, artefact: Artefact) -> StageResult:
     """Gather the result from Trainer's log history, which a resumed run has whole."""
     steps = [entry for entry in history if "loss" in entry]
-    evaluations = [entry for entry in history if "eval_loss" in entry]
+    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
     metrics = {
         "train_loss_first": steps[0]["loss"],
         "train_loss_last": steps[-1]["loss"],
@@ -98,4 +98,4 @@ def _evaluation(evaluations: History) -> dict[str, float]:
 
 
 def _points(entries: History, name: str) -> list[tuple[int, float]]:
-    return [(int(entry["step"]), entry[name]) for entry in entries]
+    return [(int(entry["step"]), entry[name]) for entry in entries if name in entry]

@@ -1,0 +1,72 @@
+"""Options of PPO that cannot be, found at plan time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tunekit.calls import implements
+from tunekit.errors import Problem
+from tunekit.values import Plan, StagePlan
+
+from .options import PpoConfig
+
+
+def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """What is missing, and what contradicts what."""
+    for stage in plan.stages:
+        if stage.plugin.plugin is plugin:
+            yield from _surroundings(plugin.config, plan, stage)
+            yield from _sizes(plugin.config, stage.key)
+
+
+def _surroundings(config: PpoConfig, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """Rewards, the reference, the way data is read, and processes."""
+    seen = [planned for planned in plan.plugins if planned.stage in (None, stage.index)]
+    named = (config.reward.adapter, config.reward.model, config.reward.url)
+    if not any(named) and not any(implements(planned.plugin, "tunekit_reward") for planned in seen):
+        remedy = "name a plugin that values answers in `use:`, or set reward.adapter, reward.model or reward.url"
+        yield Problem(stage.key, "nothing says what an answer is worth", remedy)
+    if stage.mixing.streaming:
+        yield Problem(stage.key, "learns from prompts that it can come back to, and the data is streamed",
+                      "stream nothing")  # fmt: skip
+    adapted = any("adapter" in planned.plugin.provides for planned in seen)
+    if not adapted and config.reference != "copied":
+        what = f"is {config.reference}, and without an adapter the policy at the start is a second copy of all weights"
+        yield Problem(f"{stage.key}.reference", what, "train an adapter (`use: {lora: {}}`), or set it to copied")
+    if not adapted and config.reward.adapter is not None:
+        what = "needs the base as it was trained on, and here the base's own weights train"
+        remedy = "train the policy as an adapter (`use: {lora: {}}`), or name a full model in reward.model"
+        yield Problem(f"{stage.key}.reward.adapter", what, remedy)
+    if config.reward.adapter is not None and any("adapter.pissa" in planned.plugin.provides for planned in seen):
+        what = "was trained on the base as it was loaded, and PiSSA changes the base"
+        yield Problem(f"{stage.key}.reward.adapter", what, "use lora alone, or name a full model in reward.model")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield Problem(stage.key, "gathers its answers in one process, and several are started", "start one")
+
+
+def _sizes(config: PpoConfig, key: str) -> Iterator[Problem]:
+    """What has to divide, and what has to fit."""
+    batch, rollout = config.batch, config.rollout
+    step = batch.rows * batch.accumulation
+    if rollout.prompts % step:
+        what = f"is {rollout.prompts}, which is no multiple of the {step} answers of a step"
+        remedy = f"set it to {step * max(1, round(rollout.prompts / step))}, or change batch.rows or batch.accumulation"
+        yield Problem(f"{key}.rollout.prompts", what, remedy)
+    if rollout.max_new_tokens >= batch.max_length:
+        what = (
+            f"is {rollout.max_new_tokens}, and batch.max_length leaves {batch.max_length} tokens for prompt and answer"
+        )
+        yield Problem(f"{key}.rollout.max_new_tokens", what, "lower it, or raise batch.max_length")
+    if rollout.min_new_tokens > rollout.max_new_tokens:
+        what = f"is {rollout.min_new_tokens}, more than max_new_tokens"
+        yield Problem(f"{key}.rollout.min_new_tokens", what, f"choose {rollout.max_new_tokens} or less")
+    if batch.packing != "none":
+        yield Problem(f"{key}.batch.packing", f"is {batch.packing}, and answers are not there to be packed", "use none")
+    if batch.by_length:
+        what = "sorts rows by their length, and answers have none before they are given"
+        yield Problem(f"{key}.batch.by_length", what, "leave it out")
+    if batch.too_long == "split":
+        what = "is split, and part of a prompt cannot be answered"
+        yield Problem(f"{key}.batch.too_long", what, "use cut, which leaves out the oldest turns, or drop")

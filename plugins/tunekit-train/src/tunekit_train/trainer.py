@@ -123,10 +123,8 @@ class EngineTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The true mean over all held-out items, not a mean of batch means."""
-        if self.job.produced is not None:
-            means = self.job.produced.evaluate()
-        else:
-            means = self._true_means(dataloader)
+        produced = self.job.produced
+        means = self._true_means(dataloader) if produced is None else produced.evaluate()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         nothing: Any = None  # predictions and labels are not kept: only sums leave the loop
         return EvalLoopOutput(nothing, nothing, metrics, self.job.evaluated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tunekit.calls import implements
@@ -39,11 +40,25 @@ def _surroundings(config: PpoConfig, plan: Plan, stage: StagePlan) -> Iterator[P
         what = "needs the base as it was trained on, and here the base's own weights train"
         remedy = "train the policy as an adapter (`use: {lora: {}}`), or name a full model in reward.model"
         yield Problem(f"{stage.key}.reward.adapter", what, remedy)
+    if adapted and config.reward.adapter is not None:
+        yield from _reward_adapter(config.reward.adapter, plan, stage)
     if config.reward.adapter is not None and any("adapter.pissa" in planned.plugin.provides for planned in seen):
         what = "was trained on the base as it was loaded, and PiSSA changes the base"
         yield Problem(f"{stage.key}.reward.adapter", what, "use lora alone, or name a full model in reward.model")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield Problem(stage.key, "gathers its answers in one process, and several are started", "start one")
+
+
+def _reward_adapter(name: str, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """It is there, or an earlier stage will leave it, and it is not the policy itself."""
+    where, earlier = f"{stage.key}.reward.adapter", [each for each in plan.stages if each.index < stage.index]
+    if name == stage.adapter and any(each.adapter == name for each in earlier):
+        what = f"is {name}, on which this stage goes on as the policy"
+        yield Problem(where, what, "give the `reward` stage an adapter of its own: `adapter: reward`")
+    elif name not in {each.adapter for each in earlier} and not (Path(name) / "adapter_config.json").is_file():
+        known = ", ".join(dict.fromkeys(each.adapter for each in earlier)) or "none"
+        what = f"is {name!r}, which is neither the adapter of an earlier stage ({known}) nor a folder with one"
+        yield Problem(where, what, "name the adapter of a `reward` stage, or the folder that it left")
 
 
 def _sizes(config: PpoConfig, key: str) -> Iterator[Problem]:

@@ -311,7 +311,7 @@ class CanonicalPass:
 def _weights_that_train(model: Any) -> Iterator[tuple[str, Any]]:
     """What trains and has a part in log-probabilities."""
     named = (model.module if hasattr(model, "module") else model).named_parameters()
-    return ((name, each) for name, each in named if each.requires_grad and not name.startswith(f"{VALUE_HEAD}."))
+    return ((name, each) for name, each in named if each.requires_grad and not is_head(name))
 
 
 def live_as_before(checkpoint: Path) -> LiveReference:

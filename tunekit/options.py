@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 
-def _readable(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if not targets:
-        raise ValueError("names no layer; write all-linear, a list of names or a regular expression")
-    if isinstance(targets, str):
+def _readable(names: str | tuple[str, ...], everything: str, noun: str) -> str | tuple[str, ...]:
+    if not names:
+        raise ValueError(f"names no {noun}; write {everything}, a list of names or a regular expression")
+    if isinstance(names, str):
         try:
-            re.compile(targets)
+            re.compile(names)
         except re.error as error:
-            raise ValueError(f"{targets!r} is no regular expression ({error}); write [{targets}] for a name") from None
-    return targets
+            raise ValueError(f"{names!r} is no regular expression ({error}); write [{names}] for a name") from None
+    return names
 
 
-Targets = Annotated[str | tuple[str, ...], AfterValidator(_readable)]
+Targets = Annotated[str | tuple[str, ...], AfterValidator(partial(_readable, everything="all-linear", noun="layer"))]
 """Which layers of a model: `all-linear`, a list of names, or a regular expression over whole names."""
+Modules = Annotated[str | tuple[str, ...], AfterValidator(partial(_readable, everything="all", noun="module"))]
+"""Which modules of a model: `all`, a list of names, or a regular expression over whole names."""

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tunekit.hooks import hookimpl
+from tunekit.options import Modules
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Context, Estimate, EstimateRequest, ModelBundle
 
 __all__ = ["Freeze", "FreezeConfig", "Full", "FullConfig"]
-
-
-def _readable(modules: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if not modules:
-        raise ValueError("names no module; write all, a list of names or a regular expression")
-    if isinstance(modules, str):
-        try:
-            re.compile(modules)
-        except re.error as error:
-            raise ValueError(f"{modules!r} is no regular expression ({error}); write [{modules}] for a name") from None
-    return modules
-
-
-Modules = Annotated[str | tuple[str, ...], AfterValidator(_readable)]
-"""Which modules: `all`, a list of names, or a regular expression over whole names."""
 
 
 class FreezeConfig(PluginConfig):

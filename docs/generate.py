@@ -62,11 +62,16 @@ def hooks() -> Iterator[str]:
 
 def published() -> Iterator[str]:
     """Every hook that an installed plugin publishes."""
-    for row, plugin in _plugins():
-        for specs in plugin.hookspecs:
-            for name, spec in vars(specs).items():
-                if hasattr(spec, "tunekit_kind"):
-                    yield from _hook(name, spec, "###", f"Published by `{row.name}` ({row.distribution}). ")
+    for specs, rows in _publishers().items():
+        names = ", ".join(f"`{row.name}`" for row in rows)
+        by = (
+            f"`{rows[0].name}` ({rows[0].distribution})"
+            if len(rows) == 1
+            else f"every stage on the engine of `tunekit-train`: {names}"
+        )
+        for name, spec in vars(specs).items():
+            if hasattr(spec, "tunekit_kind"):
+                yield from _hook(name, spec, "###", f"Published by {by}. ")
 
 
 def value_types() -> Iterator[str]:
@@ -150,6 +155,15 @@ def _plugins() -> Iterator[tuple[Listing, type[Plugin[Any]]]]:
     for row in catalog.listing():
         if row.distribution in ours and row.status == "available":
             yield row, catalog.load(row.name)
+
+
+def _publishers() -> dict[type, list[Listing]]:
+    """The classes of published hooks, each with the plugins that publish it."""
+    found: dict[type, list[Listing]] = {}
+    for row, plugin in _plugins():
+        for specs in plugin.hookspecs:
+            found.setdefault(specs, []).append(row)
+    return found
 
 
 def _is_stage(row: Listing) -> bool:

@@ -81,13 +81,9 @@ def test_every_hook_has_a_heading_in_run_order():
     found = re.findall(r"^##+ (tunekit_\w+)$", (DOCS / "hooks.md").read_text(), re.MULTILINE)
     own = [name for name, spec in vars(HookSpecs).items() if hasattr(spec, "tunekit_kind")]
     catalog = Catalog.discover()
-    published = [
-        name
-        for plugin in sorted(catalog_of_this_repository())
-        for specs in catalog.load(plugin).hookspecs
-        for name, spec in vars(specs).items()
-        if hasattr(spec, "tunekit_kind")
-    ]
+    plugins = [catalog.load(plugin) for plugin in sorted(catalog_of_this_repository())]
+    classes = dict.fromkeys(specs for plugin in plugins for specs in plugin.hookspecs)
+    published = [name for specs in classes for name, spec in vars(specs).items() if hasattr(spec, "tunekit_kind")]
     assert "tunekit_lora_config" in published
     assert found == own + published
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tunekit.testing import save_tiny_model
+from tunekit.values import MEASURED
 
 CHILD = """
 import json, os, signal, sys
@@ -34,7 +35,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "galore": {"galore": {"rank": 8, "update_interval": 4}, "precision": {"compute": "fp32"}},
 }
 POINTS = {"lora": [["evaluated", 8], ["step", 11]], "galore": [["step", 5], ["saved", 9]]}
-TIMED = ("tokens_per_second", "peak_memory_bytes")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def numbers(folder: Path) -> list[dict[str, Any]]:
     """Every metric line but what measures time and memory."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["kind"] == "step" for line in lines) == 12
-    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 def files(folder: Path) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iter
             yield from _adapting("adapt" if stage.adapter == DEFAULT_ADAPTER else f"adapt {stage.adapter}", view)
             adapted.add(stage.adapter)
         yield from _steps(f"train {stage.name}", "tunekit_optimizer", view)
+        yield from _published(f"train {stage.name}", [stage.plugin], view)
         yield PlanStep(f"train {stage.name}", "tunekit_train_stage", stage.plugin.name, "named")
         if REWARDED in stage.plugin.plugin.provides:
             yield from _steps(f"train {stage.name}", "tunekit_reward", view)
@@ -127,7 +128,13 @@ def _formats(phase: str, stage: StagePlan, view: Sequence[PlannedPlugin]) -> Ite
 def _adapting(phase: str, view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
     """One adapter is attached, and meanwhile the hooks are called that plugins publish."""
     yield from _steps(phase, "tunekit_attach_adapter", view)
-    published = dict.fromkeys(hook for planned in view for specs in planned.plugin.hookspecs for hook in vars(specs))
+    yield from _published(phase, [planned for planned in view if not _answers(planned, "tunekit_train_stage")], view)
+
+
+def _published(phase: str, publishers: Sequence[PlannedPlugin], view: Sequence[PlannedPlugin]) -> Iterator[PlanStep]:
+    """Hooks that plugins publish: an adapter's are called while it is attached, a stage's while it trains."""
+    classes = (specs for planned in publishers for specs in planned.plugin.hookspecs)
+    published = dict.fromkeys(hook for specs in classes for hook in vars(specs))
     for hook in published:
         if not hook.startswith("_"):
             yield from (PlanStep(phase, hook, planned.name, planned.why) for planned in view if _answers(planned, hook))

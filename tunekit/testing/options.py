@@ -1,14 +1,32 @@
-"""The options of a plugin, those inside groups included."""
+"""The options of a plugin, those inside groups included, and the evidence that they act."""
 
 from __future__ import annotations
 
+import ast
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from ..plugin import Plugin
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shows(*options: str) -> Callable[[F], F]:
+    """Mark a test as evidence that these options act: `@shows("batch.rows", "rank")`.
+
+    Such a test compares what training comes to, weights, losses or a measured effect, with another setting of the
+    option, a closed form or another implementation; it never reads back the config. `evidence_in` finds the marks.
+    """
+
+    def mark(test: F) -> F:
+        return test
+
+    assert options, "name the options that the test shows acting"
+    return mark
 
 
 def configs_of(config: type[BaseModel]) -> list[type[BaseModel]]:
@@ -20,12 +38,44 @@ def configs_of(config: type[BaseModel]) -> list[type[BaseModel]]:
     return found
 
 
+def options_with_owners(plugin: type[Plugin[Any]]) -> list[tuple[str, str]]:
+    """The key paths of all options of a plugin, each with the package whose class declares it."""
+    return [(path, _package(owner)) for path, owner in _paths(plugin.config_type())]
+
+
 def own_options(plugin: type[Plugin[Any]]) -> list[str]:
     """The key paths of the options that the plugin's own distribution brings, such as `rank` and `batch.rows`.
 
     Options inherited from, or grouped in, a config class of another package are documented there.
     """
     return [path for path, owner in _paths(plugin.config_type()) if _package(owner) == _package(plugin)]
+
+
+def evidence_in(folder: Path) -> dict[str, list[str]]:
+    """The options that the test files of a folder show acting, each with the tests that do.
+
+    Read from their source, without importing them: tests marked with `shows`, and mappings called `EVIDENCE` from
+    options to what shows them.
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for option, test in _evidence(node):
+                found.setdefault(option, []).append(f"{path.name}::{test}")
+    return found
+
+
+def _evidence(node: ast.AST) -> Iterator[tuple[str, str]]:
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+        for mark in node.decorator_list:
+            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "shows":
+                yield from ((ast.literal_eval(option), node.name) for option in mark.args)
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    value = getattr(node, "value", None)
+    if any(isinstance(each, ast.Name) and each.id == "EVIDENCE" for each in targets) and isinstance(value, ast.Dict):
+        for key, shown in zip(value.keys, value.values, strict=True):
+            if key is not None:
+                yield ast.literal_eval(key), ast.unparse(shown)
 
 
 def _paths(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:

@@ -24,11 +24,12 @@ from .model import DEFAULT_ADAPTER, Adapters, LoadRequest, Merge, ModelBundle, Q
 from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
 from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
-from .training import Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
+from .training import MEASURED, Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
 
 __all__ = [
     "BYTES",
     "DEFAULT_ADAPTER",
+    "MEASURED",
     "MEMORY_PARTS",
     "ROLES",
     "Accelerator",

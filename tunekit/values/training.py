@@ -13,6 +13,9 @@ from .model import ModelBundle
 if TYPE_CHECKING:
     from .plan import PlannedPlugin
 
+MEASURED = frozenset({"tokens_per_second", "supervised_tokens_per_second", "matrix_share", "peak_memory_bytes"})
+"""Metrics that measure time and memory: they differ between runs whose other numbers are the same."""
+
 EventKind = Literal["started", "step", "evaluated", "saved", "finished"]
 
 

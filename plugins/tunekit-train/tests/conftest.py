@@ -44,12 +44,13 @@ def run_training(tmp_path: Path) -> Callable[..., Trained]:
         folder = options.pop("folder", tmp_path / f"stage-{count}")
         folder.mkdir(exist_ok=True)
         events: list[Event] = []
+        own_seed = {"seed": options.pop("config_seed")} if "config_seed" in options else {}
         surroundings = {name: options.pop(name) for name in ("resume", "plugin", "seed") if name in options}
         result = train(
             objective or CrossEntropy(),
             random_items(12) if items is None else items,
             bundle(tiny_llama() if model is None else model),
-            TrainConfig(**options),
+            TrainConfig(**options, **own_seed),
             context(folder, events, **surroundings),
         )
         return Trained(result, events, folder)

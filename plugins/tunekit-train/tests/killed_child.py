@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tunekit.values import Account, Examples, Mixing
+from tunekit.values import MEASURED, Account, Examples, Mixing
 from tunekit_train import AdamW, TrainConfig, streaming, train
 from tunekit_train.cache import DataCache
 from tunekit_train.preparing import prepare_with
@@ -96,7 +96,7 @@ def record(event) -> None:
         kept = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
         metrics.write_text("".join(json.dumps(line) + "\n" for line in kept if line["step"] <= event.step))
     if event.kind in ("step", "evaluated"):
-        values = {name: value for name, value in event.metrics.items() if name != "tokens_per_second"}
+        values = {name: value for name, value in event.metrics.items() if name not in MEASURED}
         with metrics.open("a") as lines:
             lines.write(json.dumps({"kind": event.kind, "step": event.step, **values}) + "\n")
     if event.kind == "saved":
@@ -130,7 +130,7 @@ config = TrainConfig(
     batch={"rows": 2, "accumulation": 2, "max_length": 24, "packing": "greedy" if "packed" in data else "none"},
     schedule={"shape": "cosine", "warmup_steps": 2},
     checkpoint={"every": 3, "keep": 2},
-    evaluate={"share": 0.0 if streamed else 0.2, "every": 4},
+    evaluate={} if streamed else {"share": 0.2, "every": 4},
     log={"every": log_every},
 )
 result = train(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunekit.testing.options import shows
 from tunekit.values import OptimizerSettings
 from tunekit_train import AdamW
 from tunekit_train.testing import bundle, context, tiny_llama
@@ -30,6 +31,7 @@ def test_vectors_are_not_decayed(tmp_path: Path) -> None:
     assert {parameter.ndim for parameter in kept["params"]} == {1}
 
 
+@shows("beta1", "beta2", "eps")
 @pytest.mark.parametrize(("option", "value"), [("beta1", 0.5), ("beta2", 0.5), ("eps", 1e-2)])
 def test_each_option_changes_the_second_step_as_the_formula_says(option: str, value: float, tmp_path: Path) -> None:
     options = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, option: value}

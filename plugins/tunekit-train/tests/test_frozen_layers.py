@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tunekit.errors import DataError, InterruptedRunError
+from tunekit.testing.options import shows
 from tunekit_train import Batch, Item, Items, Job, TrainConfig, train
 from tunekit_train.forward import Strategy, prepared
 from tunekit_train.frozen_layers import segments
@@ -122,6 +123,7 @@ def test_upper_layers_alone_give_the_loss_and_gradients_of_the_whole_model(famil
             torch.testing.assert_close(found[1][name], expected[1][name], **TOLERANCE, msg=message)
 
 
+@shows("compute.frozen_layers")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_takes_the_same_steps_and_runs_frozen_layers_once(precision: str, tmp_path: Path) -> None:
     def trained(mode: str) -> Any:
@@ -204,6 +206,7 @@ OFF: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
 }
 
 
+@shows("compute.frozen_layers_gib")
 @pytest.mark.parametrize("case", OFF)
 def test_it_is_off_where_it_would_be_wrong_or_no_gain_and_the_record_says_why(
     case: str, run_training: Callable[..., Any]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tunekit.testing.options import shows
 from tunekit.values import Mixing
 from tunekit_train import AdamW, TrainConfig
 from tunekit_train.estimate import padding_share
@@ -31,20 +32,24 @@ def assert_same_weights(left: Any, right: Any, atol: float = 1e-6) -> None:
         torch.testing.assert_close(value, right.weights[name], rtol=1e-4, atol=atol, msg=message)
 
 
+@shows("epochs")
 def test_epochs_say_how_often_the_data_is_passed_over(run_training: Callable[..., Any]) -> None:
     assert len(run_training(epochs=2).steps("step")) == 6
     assert len(run_training(epochs=0.5).steps("step")) == 2
 
 
+@shows("steps")
 def test_steps_override_epochs(run_training: Callable[..., Any]) -> None:
     assert run_training(epochs=1, steps=5).steps("step") == [1, 2, 3, 4, 5]
 
 
+@shows("learning_rate")
 def test_learning_rate_is_what_the_schedule_falls_from(run_training: Callable[..., Any]) -> None:
     rates = run_training(learning_rate=RATE, schedule={"shape": "constant"}).values("learning_rate")
     assert rates == [RATE] * 3
 
 
+@shows("weight_decay")
 def test_weight_decay_shrinks_matrices_and_leaves_norms_alone(run_training: Callable[..., Any]) -> None:
     options = {"learning_rate": RATE, "steps": 1, "schedule": {"shape": "constant"}}
     plain, decayed = run_training(**options), run_training(weight_decay=0.5, **options)
@@ -61,6 +66,7 @@ class PlainSgd(AdamW):
         return torch.optim.SGD([parameter for _, parameter in named_parameters], lr=settings.learning_rate)
 
 
+@shows("max_grad_norm")
 def test_max_grad_norm_bounds_the_step_and_reports_the_norm_before(run_training: Callable[..., Any]) -> None:
     def moved(limit: float) -> tuple[float, float]:
         trained = run_training(plugin=PlainSgd(), steps=1, learning_rate=1.0, max_grad_norm=limit, **constant)
@@ -77,6 +83,7 @@ def test_max_grad_norm_bounds_the_step_and_reports_the_norm_before(run_training:
     assert norm > 0.05
 
 
+@shows("batch.rows", "batch.accumulation")
 @pytest.mark.parametrize("padding", ["never", "always"])
 @pytest.mark.parametrize("adapted", [False, True])
 def test_micro_batches_take_the_step_of_one_big_batch(
@@ -99,6 +106,7 @@ def test_the_last_step_of_an_epoch_may_hold_fewer_micro_batches(run_training: Ca
     assert [tokens[0] + tokens[1], tokens[2] + tokens[3]] == [total, total]
 
 
+@shows("batch.padding")
 def test_padding_changes_the_strategy_and_not_the_numbers(run_training: Callable[..., Any]) -> None:
     runs = {padding: run_training(learning_rate=RATE, batch={"padding": padding}) for padding in ("auto", "always")}
     assert runs["auto"].result.facts["strategy"] == "segments"
@@ -118,6 +126,7 @@ def test_by_length_saves_padding_and_still_visits_every_item() -> None:
     assert share(True) < 0.1 < 0.25 < share(False)
 
 
+@shows("batch.by_length")
 def test_by_length_reaches_the_engine(run_training: Callable[..., Any]) -> None:
     def tokens(by_length: bool) -> list[float]:
         items = random_items(12, longest=40)
@@ -212,12 +221,14 @@ def test_the_inverse_root_schedule_falls_with_the_root_of_the_step(run_training:
     assert rates[4:] == pytest.approx([RATE * math.sqrt(4 / step) for step in range(4, 9)])
 
 
+@shows("schedule.warmup_ratio")
 def test_the_warm_up_ratio_counts_in_steps_of_the_run(run_training: Callable[..., Any]) -> None:
     schedule = {"shape": "constant_with_warmup", "warmup_ratio": 0.5}
     rates = run_training(steps=8, learning_rate=RATE, schedule=schedule).values("learning_rate")
     assert rates == pytest.approx([RATE * min(1, step / 4) for step in range(8)])
 
 
+@shows("checkpoint.every", "checkpoint.keep")
 def test_checkpoints_are_written_every_so_many_steps_and_the_newest_kept(run_training: Callable[..., Any]) -> None:
     trained = run_training(steps=9, checkpoint={"every": 2, "keep": 2})
     assert trained.steps("saved") == [2, 4, 6, 8]
@@ -241,6 +252,7 @@ def test_evaluation_every_so_many_steps_and_at_the_end(run_training: Callable[..
     assert trained.steps("evaluated") == [2, 4, 5]
 
 
+@shows("log.every")
 def test_log_entries_average_over_their_steps_by_weight(run_training: Callable[..., Any]) -> None:
     each, thirds = run_training(steps=6), run_training(steps=6, log={"every": 3})
     assert thirds.steps("step") == [3, 6]
@@ -249,6 +261,7 @@ def test_log_entries_average_over_their_steps_by_weight(run_training: Callable[.
     assert min(losses) < thirds.values("loss")[0] < max(losses)
 
 
+@shows("log.trackers")
 def test_trackers_are_fed_through_transformers(run_training: Callable[..., Any]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

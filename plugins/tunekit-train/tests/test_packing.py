@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunekit.errors import PlanError
+from tunekit.testing.options import shows
 from tunekit_train import AdamW
 from tunekit_train.order import BatchOrder
 from tunekit_train.packing import Bins, best_fit, next_fit, pack
@@ -112,6 +113,7 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_its_items_one_by_one(run_t
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
+@shows("batch.packing")
 @pytest.mark.parametrize("packing", ["greedy", "best_fit"])
 def test_packing_reaches_the_engine_and_each_item_is_seen_once_per_epoch(
     packing: str, run_training: Callable[..., Any]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunekit.testing.options import shows
 from tunekit_train import Batch, Item, Provided, SequenceValues, TokenLogProbs, TokenSequence
 from tunekit_train.forward import Forward, Strategy, choose_strategy, prepared
 from tunekit_train.layout import SHORTEST_PREFIX, common_prefix, laid_tokens, lay_shared
@@ -153,6 +154,7 @@ def test_it_is_chosen_where_it_is_exact_and_switched_off_by_the_option() -> None
     assert (padded.share_prompts, padded.sharing_reason) == (False, "a padded row holds one sequence")
 
 
+@shows("batch.share_prompts")
 def test_the_option_reaches_the_model_and_changes_no_number(run_training: Callable[..., Any]) -> None:
     def train(share: bool) -> tuple[Any, list[int]]:
         model, seen = tiny_llama(), []

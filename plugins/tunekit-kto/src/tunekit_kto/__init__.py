@@ -62,6 +62,7 @@ class Kto(Stage[KtoConfig]):
     @hookimpl
     def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
         """Encode the examples, and put beside each answer one that does not belong to its prompt, for the KL term."""
+        context = self.config.seeded(context)
         prepared: Prepared = super().tunekit_prepare_data(data, tokenizer, context)
         if self.config.loss != "kto":
             return prepared

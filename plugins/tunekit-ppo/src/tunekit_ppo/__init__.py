@@ -82,6 +82,7 @@ class Ppo(Stage[PpoConfig]):
 
         from .rollouts import Rollouts
 
+        context = self.config.seeded(context)
         return train(self.objective(), Rollouts(data, self.config, self.rules(), context), bundle, self.config, context)
 
 

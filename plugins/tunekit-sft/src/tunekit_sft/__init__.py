@@ -49,7 +49,7 @@ class Pretrain(Stage[PretrainConfig]):
         """Encode whole documents, and make blocks of them."""
         from .preparing import prepare_blocks
 
-        options = self.config
+        options, context = self.config, self.config.seeded(context)
         return prepare_blocks(data, tokenizer, options.block_size, options.cross_documents, self.kinds, context)
 
 

@@ -23,12 +23,14 @@ from .config import (
     CheckpointConfig,
     ComputeConfig,
     ConversationConfig,
+    EarlyStoppingConfig,
     EvaluateConfig,
     LogConfig,
     ScheduleConfig,
     TrainConfig,
 )
-from .objective import Batch, Need, Objective, Provided, Source, Sum, Sums
+from .hooks import TrainHooks
+from .objective import Batch, Metric, Need, Objective, Provided, Source, Sum, Sums
 from .stage import Stage
 
 if TYPE_CHECKING:
@@ -121,6 +123,7 @@ __all__ = [
     "CheckpointConfig",
     "ComputeConfig",
     "ConversationConfig",
+    "EarlyStoppingConfig",
     "Encoder",
     "EvaluateConfig",
     "Forward",
@@ -129,6 +132,7 @@ __all__ = [
     "Job",
     "Layout",
     "LogConfig",
+    "Metric",
     "Need",
     "Objective",
     "Prompts",
@@ -146,6 +150,7 @@ __all__ = [
     "TokenSequence",
     "TokenValues",
     "TrainConfig",
+    "TrainHooks",
     "ValueHead",
     "estimate_stage",
     "prepare_prompts",

@@ -9,6 +9,9 @@ from tunekit.errors import Problem
 from tunekit.values import Kind, Mixing, Plan
 
 from .config import BatchConfig, TrainConfig
+from .schedules import schedule_problems
+from .selecting import selection_problems
+from .trackers import tracker_problems
 
 
 def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
@@ -19,6 +22,17 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
                 yield from streaming_problems(plugin.config, stage.key)
             yield from _order(plugin.config.batch, stage.mixing, f"{stage.key}.batch")
             yield from _length(plugin.config.batch, plugin.kinds, f"{stage.key}.batch")
+            yield from option_problems(plugin.config, stage.key)
+
+
+def option_problems(config: TrainConfig, key: str) -> Iterator[Problem]:
+    """What is wrong with the options whatever the data is."""
+    yield from schedule_problems(config, key)
+    yield from selection_problems(config, key)
+    yield from tracker_problems(config.log.trackers, key)
+    if "compile_backend" in config.compute.model_fields_set and not config.compute.compile:
+        where = f"{key}.compute.compile_backend"
+        yield Problem(where, "is set, and nothing is compiled", "set compute.compile, or leave it out")
 
 
 def streaming_problems(config: TrainConfig, key: str) -> Iterator[Problem]:

@@ -17,7 +17,9 @@ from tunekit.errors import DataError, InterruptedRunError, Problem
 from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
 from .checkpoints import Checkpoints, read_state
+from .compiling import compiled
 from .config import TrainConfig
+from .determinism import deterministic
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
 from .job import Job, cast_trainable_
@@ -25,7 +27,7 @@ from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
 from .producing import ProducedItems
-from .results import save_model, stage_result
+from .results import evaluation_metrics, save_model, stage_result
 from .sources import Sources
 from .streaming import StreamedItems
 from .tally import Tally
@@ -49,6 +51,7 @@ def train(
         DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
         InterruptedRunError: Ctrl-C, after a checkpoint at the next step border.
     """
+    context, compute = config.seeded(context), config.compute
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
@@ -60,10 +63,12 @@ def train(
         ExitStack() as stack,
         quiet(),
         prepared(bundle.model, job.strategy, bundle.precision.autocast),
-        one_product(bundle.model, config.compute.lora_product, bundle.precision) as taken,
+        one_product(bundle.model, compute.lora_product, bundle.precision, compute.compile) as taken,
+        deterministic(compute.deterministic),
+        compiled(bundle.model, compute) as compilation,
     ):
         sources = Sources(job, resumed)
-        trainer = _trainer(job, sources, stop)
+        trainer = _trainer(job, sources, stop, resumed is not None)
         if job.produced is not None:
             stack.callback(job.produced.close)
             job.produced.start(job, sources, resumed)
@@ -71,16 +76,23 @@ def train(
             _take_up_(trainer, resumed)
         with closing(trainer), stop.listening(), _ctrl_c(job):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    if trainer.state.global_step < job.total_steps:
+    if stop.asked and trainer.state.global_step < job.total_steps:
         raise _interrupted(job)
     bundle.model.eval()
+    trainer.selection.finish_(bundle.model, trainer.state.global_step)
     sources.close()
     with quiet():
         artefact = save_model(bundle, context.folder)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
-    result = stage_result(job, trainer.state.log_history, trainer.total, peak.read(), artefact)
+    trainer.selection.clear_()
+    history = trainer.state.log_history
+    result = stage_result(job, history, trainer.total, peak.read(), artefact)
+    told = {"matrix_share": trainer.matrix_share(trainer.total)}
+    metrics = {**result.metrics, **told, **evaluation_metrics(history, trainer.selection.best_step or None)}
     more = {} if job.produced is None else job.produced.facts()
-    result = replace(result, facts={**result.facts, **sources.facts(), **taken.facts(), **more})
+    facts = {**result.facts, **sources.facts(), **taken.facts(), **compilation, **trainer.selection.facts(), **more}
+    facts["matrix_rate"] = job.matrix_rate()
+    result = replace(result, metrics=metrics, facts=facts)
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
 
@@ -117,9 +129,10 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
     return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key, config.batch.share_prompts)
 
 
-def _trainer(job: Job, sources: Sources, stop: Interrupt) -> EngineTrainer:
+def _trainer(job: Job, sources: Sources, stop: Interrupt, resumed: bool) -> EngineTrainer:
     held_out = (job.held_out if job.produced is None else range(job.evaluated)) or None
-    trainer = EngineTrainer(job, sources, model=job.bundle.model, args=_arguments(job), eval_dataset=held_out)
+    arguments = _arguments(job, resumed)
+    trainer = EngineTrainer(job, sources, model=job.bundle.model, args=arguments, eval_dataset=held_out)
     trainer.remove_callback(PrinterCallback)
     _place_tensorboard(trainer, job.context.folder / "tensorboard")
     for callback in (
@@ -128,12 +141,14 @@ def _trainer(job: Job, sources: Sources, stop: Interrupt) -> EngineTrainer:
         Rhythm(job, stop),
         Teller(job.tell),
         Saver(job.checkpoints, lambda: _state(trainer), lambda folder: _write(trainer, folder), job.tell),
+        trainer.selection,
+        *job.callbacks(),
     ):
         trainer.add_callback(callback)
     return trainer
 
 
-def _arguments(job: Job) -> TrainingArguments:
+def _arguments(job: Job, resumed: bool) -> TrainingArguments:
     """What Trainer is to know. When it logs, evaluates and saves is `Rhythm`'s to say."""
     config = job.config
     return TrainingArguments(
@@ -143,14 +158,17 @@ def _arguments(job: Job) -> TrainingArguments:
         max_steps=job.total_steps,
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
-        lr_scheduler_type=config.schedule.shape,
-        warmup_steps=job.warmup_steps,
         logging_strategy="no",
         eval_strategy="no",
         save_strategy="no",
         logging_nan_inf_filter=False,
+        restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
+        eval_on_start=config.evaluate.at_start and not resumed,
+        metric_for_best_model=config.evaluate.metric,
+        greater_is_better=bool(config.evaluate.higher_is_better),
         report_to=list(config.log.trackers) or "none",
+        run_name=f"{job.context.folder.parent.name}-{job.context.name}",
         seed=job.context.seed,
         use_cpu=job.bundle.precision.device == "cpu",
         fp16=job.needs_scaler,
@@ -169,6 +187,7 @@ def _place_tensorboard(trainer: EngineTrainer, folder: Path) -> None:
 def _state(trainer: EngineTrainer) -> dict[str, Any]:
     job = trainer.job
     kept = {"strategy": vars(job.strategy), "window": trainer.window.state(), "total": trainer.total.state()}
+    kept["selection"] = trainer.selection.state()
     stream = None if job.stream is None else job.stream.state(trainer.position)
     return {**kept, "data": job.items.fingerprint, "stream": stream}
 
@@ -189,6 +208,7 @@ def _take_up_(trainer: EngineTrainer, checkpoint: Path) -> None:
         remedy = "give it the same data, tokenizer and options, or start a run in another folder"
         raise DataError([Problem(f"{job.context.key}.data", what, remedy)])
     trainer.window, trainer.total = Tally.from_state(state["window"]), Tally.from_state(state["total"])
+    trainer.selection.load_state(state["selection"])
     if job.stream is not None:
         trainer.position = job.stream.take_up_(state["stream"])
 

@@ -9,22 +9,26 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from transformers import TrainerCallback
 
 from tunekit.errors import DataError, DivergedError, PlanError, Problem, TunekitError
 from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
 
 from .checkpoints import Checkpoints
-from .checks import streaming_problems, unpacked
+from .checks import option_problems, streaming_problems, unpacked
 from .config import TrainConfig
 from .forward import Strategy
 from .heads import is_head
 from .items import IndexedItems, Indices, Items, Selection
-from .objective import Batch, Objective
+from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
 from .producing import ProducedItems
+from .schedules import Span, factor_of, length_problems
 from .streaming import StreamedItems
 from .tally import Tally
+from .work import matrix_rate
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ class Job:
             found.append(unpacked(f"{key}.batch.packing", packing, self.strategy.reason))
         if self.stream is not None:
             found += streaming_problems(self.config, key)
+        found += option_problems(self.config, key)
+        if not found and self.config.steps is None:
+            found += length_problems(self.config, self.total_steps, key)
         if found:
             raise PlanError(found)
 
@@ -133,12 +140,12 @@ class Job:
         return math.ceil(self.config.epochs * self.steps_per_epoch)
 
     @property
-    def warmup_steps(self) -> int:
-        """Steps in which the learning rate rises."""
-        schedule = self.config.schedule
-        if schedule.warmup_steps is not None:
-            return schedule.warmup_steps
-        return int(schedule.warmup_ratio * self.total_steps)
+    def evaluate_every(self) -> int:
+        """Optimiser steps between evaluations."""
+        evaluate = self.config.evaluate
+        if evaluate.every_ratio is not None:
+            return max(1, round(evaluate.every_ratio * self.total_steps))
+        return evaluate.every or self.steps_per_epoch or self.total_steps
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -169,6 +176,40 @@ class Job:
             "tunekit_optimizer", bundle=self.bundle, named_parameters=named, settings=settings, context=self.context
         )
 
+    def make_scheduler(self, optimizer: Any, steps: int) -> Any:
+        """The learning rate over the steps; the plateau's goes by evaluations."""
+        schedule, lowest = self.config.schedule, Span.of(self.config, steps).lowest
+        if schedule.shape != "reduce_lr_on_plateau":
+            factor, hook = factor_of(self.config, steps), "tunekit_train_schedule"
+            given = {"total_steps": steps, "context": self.context}
+            return LambdaLR(optimizer, self.context.calls.chain(hook, "factor", factor, **given))
+        return ReduceLROnPlateau(
+            optimizer,
+            mode="max" if self.config.evaluate.higher_is_better else "min",
+            factor=schedule.plateau_factor,
+            patience=schedule.plateau_patience,
+            threshold=schedule.plateau_threshold,
+            cooldown=schedule.plateau_cooldown,
+            min_lr=lowest * self.config.learning_rate,
+        )
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What plugins tell besides the objective."""
+        found: tuple[Metric, ...] = self.context.calls.chain(
+            "tunekit_train_metrics", "metrics", (), context=self.context
+        )
+        return found
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """What plugins add to Trainer. TunekitError for anything but a callback of transformers."""
+        hook = "tunekit_train_callbacks"
+        found: tuple[Any, ...] = self.context.calls.chain(hook, "callbacks", (), context=self.context)
+        for each in found:
+            if not isinstance(each, TrainerCallback):
+                what = f"{hook} returned a {type(each).__name__}"
+                raise TunekitError(what, "return objects whose class derives from transformers.TrainerCallback")
+        return found
+
     def weight(self, batch: Batch) -> float:
         """The batch's weight in the mean, a plain number even where loss weights are arrays: checkpoints hold it."""
         return float(self.objective.weight(batch))
@@ -177,7 +218,13 @@ class Job:
         """What is told of the steps since the last entry."""
         rates: dict[str, float] = {name: logs[name] for name in ("learning_rate", "grad_norm") if name in logs}
         counts = {"tokens": window.tokens, "supervised_tokens": window.supervised_tokens}
-        return {**window.means, **rates, **counts, "tokens_per_second": window.tokens_per_second}
+        speeds = {name: getattr(window, name) for name in ("tokens_per_second", "supervised_tokens_per_second")}
+        return {**window.means, **rates, **counts, **speeds}
+
+    def matrix_rate(self) -> float:
+        """What this machine can multiply, in the dtype of this job's products."""
+        precision = self.bundle.precision
+        return matrix_rate(precision.device, getattr(torch, precision.compute))
 
     def tell(self, kind: EventKind, step: int, metrics: dict[str, float]) -> None:
         """Tell all watchers of the run."""

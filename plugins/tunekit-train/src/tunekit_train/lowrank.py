@@ -96,7 +96,7 @@ class Taken:
 
 
 @contextmanager
-def one_product(model: Any, choice: LoraProduct, precision: Precision) -> Iterator[Taken]:
+def one_product(model: Any, choice: LoraProduct, precision: Precision, traced: bool = False) -> Iterator[Taken]:
     """Compute the LoRA layers of this model instance as one product each, and put every layer back afterwards.
 
     Each layer decides anew at every call whether it may, and is PEFT's own where it may not: with the adapter switched
@@ -105,6 +105,7 @@ def one_product(model: Any, choice: LoraProduct, precision: Precision) -> Iterat
     """
     layers = _lora_layers(model)
     never = "compute.lora_product is never" if choice == "never" else None
+    never = "compute.compile traces PEFT's own" if traced else never
     replaced = [layer for layer in layers if never is None and _structure(layer) is None]
     reasons = [never or _structure(layer) or _obstacle(layer) or _in_training(layer, precision) for layer in layers]
     left = Counter(reason for reason in reasons if reason is not None)

@@ -97,6 +97,9 @@ class Provided:
         value: Value = self._values[need]
         return value
 
+    def __contains__(self, need: Need[Any]) -> bool:
+        return need in self._values
+
 
 class Sum(NamedTuple):
     """A metric as a sum and the weight it is a sum over; the mean is total / weight."""
@@ -111,6 +114,17 @@ class Sums:
 
     loss: Tensor
     metrics: Mapping[str, Sum] = field(default_factory=dict)
+
+
+class Metric(ABC):
+    """Something told of every step and evaluation besides what the objective tells: see `tunekit_train_metrics`."""
+
+    @abstractmethod
+    def sums(self, batch: Batch, provided: Provided) -> Mapping[str, Sum]:
+        """Named sums over this micro-batch, from what the objective was given: `need in provided` says whether it was.
+
+        Called without gradients, in training and in evaluations alike. The means are told under the names.
+        """
 
 
 class Objective(ABC):

@@ -50,8 +50,9 @@ def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, arte
     metrics = {
         "train_loss_first": steps[0]["loss"],
         "train_loss_last": steps[-1]["loss"],
-        **_evaluation(evaluations),
+        **evaluation_metrics(history),
         "tokens_per_second": total.tokens_per_second,
+        "supervised_tokens_per_second": total.supervised_tokens_per_second,
         "peak_memory_bytes": float(peak_bytes),
     }
     picture = draw_loss(_points(steps, "loss"), _points(evaluations, "eval_loss"), job.context.folder / "loss.png")
@@ -89,8 +90,9 @@ def _packing_efficiency(job: Job, total: Tally) -> float | None:
     return total.tokens / (total.batches * job.config.batch.rows * size)
 
 
-def _evaluation(evaluations: History) -> dict[str, float]:
-    """What the last evaluation told of the model; how long it took is left out."""
+def evaluation_metrics(history: History, step: int | None = None) -> dict[str, float]:
+    """What the last evaluation, or that of a step, told of the model; how long it took is left out."""
+    evaluations = [entry for entry in history if "eval_loss" in entry and step in (None, entry["step"])]
     if not evaluations:
         return {}
     told = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_") and name not in TIMED}

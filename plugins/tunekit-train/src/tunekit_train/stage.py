@@ -23,6 +23,7 @@ from tunekit.values import (
 )
 
 from .config import ConversationConfig, TrainConfig
+from .hooks import TrainHooks
 from .objective import Objective
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Stage(Plugin[Config]):
     """
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"conversation", "text"})
+    hookspecs = (TrainHooks,)
 
     @abstractmethod
     def objective(self) -> Objective:
@@ -64,7 +66,7 @@ class Stage(Plugin[Config]):
         """Encode the examples with the model's own chat template."""
         from .preparing import prepare
 
-        return prepare(data, tokenizer, self.rules(), self.kinds, context)
+        return prepare(data, tokenizer, self.rules(), self.kinds, self.config.seeded(context))
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from transformers.trainer_utils import EvalLoopOutput
 from .checkpoints import remove_inactive_adapters
 from .feeding import Drawn, InTurn, StreamedBatches
 from .job import Job
+from .layout import laid_tokens
 from .objective import Batch, Sum, Sums
 from .producing import ProducedBatches
+from .selection import Selection
 from .sources import Sources
 from .streaming import Position
-from .tally import Tally
+from .tally import Tally, measured
+from .work import Work
 
 
 class EngineTrainer(Trainer):
@@ -32,6 +36,10 @@ class EngineTrainer(Trainer):
         self.job, self.sources = job, sources
         self.step, self.window, self.total = Tally(), Tally(), Tally()
         self.position = Position()
+        self.metrics = job.metrics()
+        self.work = Work.of(job.bundle.model, sources.frozen.count)
+        folder = job.context.folder / "best"
+        self.selection = Selection(job.config, job.context.key, folder, self.told)
         self._open = contextlib.ExitStack()
         self._step_started = 0.0
         super().__init__(**arguments)
@@ -87,14 +95,15 @@ class EngineTrainer(Trainer):
         if not torch.isfinite(sums.loss):
             raise self.job.diverged("the loss", self.state.global_step + 1)
         for tally in (self.step, self.window):
-            tally.add(batch, self.job.weight(batch), sums)
+            tally.add(batch, self.job.weight(batch), sums, laid_tokens(batch.items, self.job.strategy.share_prompts))
         # Gradients are averaged over processes, so each contributes its sum times their number.
         loss = sums.loss * (self.accelerator.num_processes / (num_items_in_batch or 1.0))
         return (loss, sums) if return_outputs else loss
 
     def sums(self, model: Any, batch: Batch) -> Sums:
         """Run the model on a batch and the objective on what it needs."""
-        return self.job.objective.sums(batch, self.sources.provide(model, batch, self.args.device))
+        provided = self.sources.provide(model, batch, self.args.device)
+        return measured(self.metrics, batch, provided, self.job.objective.sums(batch, provided))
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Autocast here rather than by accelerate, which would wrap the model and copy all its outputs to fp32."""
@@ -114,6 +123,12 @@ class EngineTrainer(Trainer):
         if output_dir is not None and self.args.should_save:
             remove_inactive_adapters(self.job.bundle.model, Path(output_dir))
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the job, over all groups of the optimiser."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = self.job.make_scheduler(optimizer or self.optimizer, num_training_steps)
+        return self.lr_scheduler
+
     def evaluation_loop(
         self,
         dataloader: DataLoader[Any],
@@ -123,17 +138,21 @@ class EngineTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """The true mean over all held-out items, not a mean of batch means."""
-        produced = self.job.produced
-        means = self._true_means(dataloader) if produced is None else produced.evaluate()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._measured(dataloader).items()}
         nothing: Any = None  # predictions and labels are not kept: only sums leave the loop
         return EvalLoopOutput(nothing, nothing, metrics, self.job.evaluated)
 
-    def _true_means(self, dataloader: DataLoader[Any]) -> dict[str, float]:
+    def told(self) -> list[str]:
+        """The names of what an evaluation tells, from one batch of it."""
+        return list(self._measured(itertools.islice(self.get_eval_dataloader(), 1)))
+
+    def _measured(self, batches: Iterable[Any]) -> dict[str, float]:
+        if self.job.produced is not None:
+            return self.job.produced.evaluate()
         model, tally = self.model_wrapped, Tally()
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            for inputs in dataloader:
+            for inputs in batches:
                 batch = inputs["batch"]
                 tally.add(batch, self.job.weight(batch), self.sums(model, batch))
         return self.job.objective.summary(tally.means)
@@ -146,9 +165,14 @@ class EngineTrainer(Trainer):
             return
         window, self.window = self.window, Tally()
         self.total.merge(window)
-        logs = self.job.step_metrics(window, logs)
+        logs = {**self.job.step_metrics(window, logs), "matrix_share": self.matrix_share(window)}
         self.job.tell("step", self.state.global_step, dict(logs))
         super().log(logs, start_time)
+
+    def matrix_share(self, tally: Tally) -> float:
+        """The share of the machine's matrix rate that the products of these steps reach: see `Work`."""
+        operations = self.work.operations(tally.computed_tokens, tally.supervised_tokens)
+        return operations / tally.seconds / self.job.matrix_rate() if tally.seconds else 0.0
 
     def finish_step_(self) -> None:
         """Let the objective learn from the step that has just ended, and add its time; evaluation is not included."""

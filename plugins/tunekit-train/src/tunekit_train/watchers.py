@@ -34,7 +34,7 @@ class Rhythm(TrainerCallback):
 
     def __init__(self, job: Job, stop: Interrupt) -> None:
         self.config, self.border, self.stop = job.config, job.border, stop
-        self.steps_per_epoch, self.held_out = job.steps_per_epoch or job.total_steps, bool(job.evaluated)
+        self.evaluate_every, self.held_out = job.evaluate_every, bool(job.evaluated)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Set the flags that Trainer acts on, in the order log, evaluate, save."""
@@ -42,16 +42,12 @@ class Rhythm(TrainerCallback):
         at_border = step % self.border == 0
         stopping = self.stop.asked and at_border and not last
         control.should_log = last or stopping or step % self.config.log.every == 0
-        control.should_evaluate = self.held_out and (last or step % self._evaluate_every == 0)
+        control.should_evaluate = self.held_out and (last or step % self.evaluate_every == 0)
         every = self.config.checkpoint.every
         due = bool(every) and step // every > (step - self.border) // every
         control.should_save = not last and at_border and (stopping or due)
         control.should_training_stop = control.should_training_stop or stopping
         return control
-
-    @property
-    def _evaluate_every(self) -> int:
-        return self.config.evaluate.every or self.steps_per_epoch
 
 
 class Teller(TrainerCallback):
@@ -68,10 +64,11 @@ class Teller(TrainerCallback):
         """An evaluation, with its true means."""
         metrics: dict[str, float] = given["metrics"]
         told = {name.replace("eval_perplexity", "perplexity"): value for name, value in metrics.items()}
-        self.tell("evaluated", state.global_step, {k: v for k, v in told.items() if k not in _TIMING and k != "epoch"})
+        self.tell("evaluated", state.global_step, {k: v for k, v in told.items() if k not in TIMING and k != "epoch"})
 
 
-_TIMING = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
+TIMING = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
+"""What Trainer adds to an evaluation that tells nothing of the model."""
 
 
 class Saver(TrainerCallback):

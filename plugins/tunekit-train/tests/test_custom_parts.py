@@ -1,0 +1,46 @@
+"""Callbacks, metrics and schedules that plugins bring to a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tunekit.errors import TunekitError
+from tunekit_train import AdamW, Metric, Sum, TokenLogProbs
+from tunekit_train.testing import CrossEntropy, random_items
+
+
+class Twice(Metric):
+    """Tells what another tells."""
+
+    def sums(self, batch: Any, provided: Any) -> dict[str, Sum]:
+        assert TokenLogProbs() in provided
+        return {"twice": Sum(2.0, 1.0)}
+
+
+class Brings(AdamW):
+    """Brings what it is given."""
+
+    def __init__(self, hook: str, *parts: Any) -> None:
+        super().__init__()
+        setattr(self, hook, lambda **given: (*parts,))
+
+
+def test_a_metric_is_a_mean_over_all_micro_batches(run_training: Any) -> None:
+    trained = run_training(
+        plugin=Brings("tunekit_train_metrics", Twice()), steps=2, batch={"rows": 1, "accumulation": 3}
+    )
+    assert trained.values("twice") == [2.0, 2.0]
+
+
+def test_two_metrics_of_one_name_are_refused(run_training: Any) -> None:
+    with pytest.raises(TunekitError, match="Twice tells twice, which is told already; call it by another name"):
+        run_training(plugin=Brings("tunekit_train_metrics", Twice(), Twice()), steps=1)
+
+
+def test_what_is_no_callback_is_refused(run_training: Any) -> None:
+    with pytest.raises(TunekitError, match="tunekit_train_callbacks returned a str; return objects whose class"):
+        run_training(
+            plugin=Brings("tunekit_train_callbacks", "stop"), steps=1, items=random_items(3), objective=CrossEntropy()
+        )

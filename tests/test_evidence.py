@@ -1,0 +1,60 @@
+"""Every option of every stage has a test that shows it acting: no option without one, and no evidence for none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunekit.catalog import Catalog
+from tunekit.plugin import Plugin
+from tunekit.testing.options import evidence_in, options_with_owners
+
+PLUGINS = Path(__file__).resolve().parent.parent / "plugins"
+
+
+def stages() -> dict[str, type[Plugin[Any]]]:
+    """The stages of this repository, by name."""
+    ours, catalog = {path.name for path in PLUGINS.iterdir()}, Catalog.discover()
+    rows = [row for row in catalog.listing() if row.distribution in ours and "tunekit_train_stage" in row.hooks]
+    return {row.name: catalog.load(row.name) for row in rows}
+
+
+def evidence_of(package: str) -> dict[str, list[str]]:
+    """What the tests of a distribution show, by option."""
+    return evidence_in(PLUGINS / package.replace("_", "-") / "tests")
+
+
+@pytest.mark.parametrize("stage", sorted(stages()))
+def test_every_option_of_a_stage_has_evidence_that_training_changes(stage: str) -> None:
+    options = options_with_owners(stages()[stage])
+    shown = {package: evidence_of(package) for _, package in options}
+    missing = [f"{package}: {option}" for option, package in options if option not in shown[package]]
+    assert len(options) > 30, "the walk does not reach the shared groups"
+    assert not missing, f"no test marked with @shows, and no EVIDENCE, of {missing}"
+
+
+def test_there_is_no_evidence_for_what_is_no_option() -> None:
+    walked = [each for stage in stages().values() for each in options_with_owners(stage)]
+    for package in {package for _, package in walked}:
+        known = {option for option, owner in walked if owner == package}
+        known |= {option for plugin in optimizers(package) for option in plugin.config_type().model_fields}
+        assert not evidence_of(package).keys() - known
+
+
+def optimizers(package: str) -> list[type[Plugin[Any]]]:
+    """What else a distribution of stages has options for."""
+    catalog = Catalog.discover()
+    name = package.replace("_", "-")
+    return [catalog.load(row.name) for row in catalog.listing() if row.distribution == name]
+
+
+def test_an_option_that_nothing_shows_is_found(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        '@shows("rank", "batch.rows")\ndef test_one():\n    pass\n\n@shows("lost")\ndef helper():\n    pass\n'
+        'EVIDENCE = {"beta": test_one}\nOTHER = {"gamma": test_one}\n'
+    )
+    found = evidence_in(tmp_path)
+    assert found == {"rank": ["test_some.py::test_one"], "batch.rows": ["test_some.py::test_one"],
+                     "beta": ["test_some.py::test_one"]}  # fmt: skip

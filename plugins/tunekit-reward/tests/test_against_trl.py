@@ -11,6 +11,8 @@ from transformers import LlamaForSequenceClassification
 
 from tunekit.values import Item
 from tunekit_reward import Reward
+from tunekit_train import ValueHead
+from tunekit_train.heads import head_of, is_head
 from tunekit_train.suite import Bench
 from tunekit_train.testing import random_items, tiny_llama, tiny_tokenizer
 
@@ -23,12 +25,18 @@ def pairs() -> list[Item]:
     return [Item((first, second), margin=margin) for first, second, margin in sides]
 
 
+def head(bench: Bench) -> ValueHead:
+    found = head_of(bench.model)
+    assert found is not None
+    return found
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A reward model of which all weights train; its head has no offset, as that of TRL."""
     made = Bench(Reward().objective(), pairs(), tiny_llama(), tmp_path_factory.mktemp("bench"))
-    torch.nn.init.zeros_(made.model.value_head.offset)
-    torch.nn.init.normal_(made.model.value_head.weight)
+    torch.nn.init.zeros_(head(made).offset)
+    torch.nn.init.normal_(head(made).weight)
     return made
 
 
@@ -45,7 +53,7 @@ def trainer(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Any:
         model.score = torch.nn.Linear(model.score.in_features, 1, bias=False)
         model.num_labels = model.config.num_labels = 1
         model.model.load_state_dict(bench.model.model.state_dict())
-        model.score.weight.data.copy_(bench.model.value_head.weight)
+        model.score.weight.data.copy_(head(bench).weight)
         folder = str(tmp_path_factory.mktemp("trl"))
         options = RewardConfig(folder, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none")
         row = Dataset.from_list([{"chosen": "t4", "rejected": "t5"}])
@@ -67,8 +75,9 @@ def test_loss_gradients_and_rewards_are_those_of_trl(
     expected = trainer.compute_loss(trainer.model, trainer.data_collator(rows))
     expected.backward()
     assert float(found.loss) / count == pytest.approx(float(expected.detach()), rel=2e-5)
+    (scoring,) = (name for name in found.gradients if is_head(name) and name.endswith(".weight"))
     for name, parameter in trainer.model.named_parameters():
-        own = found.gradients[name.replace("score", "value_head")] / count
+        own = found.gradients[scoring if name == "score.weight" else name] / count
         torch.testing.assert_close(own, parameter.grad, atol=2e-6, rtol=1e-3)
     told = next(iter(values for values in trainer._metrics.values() if values))
     for mine in ("accuracy", "margin"):

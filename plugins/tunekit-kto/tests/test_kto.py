@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from tunekit.errors import DataError
 from tunekit.testing import conversations, labelled, plan_for, stage_context, tiny_bundle
-from tunekit.values import Event, Examples, Mixing
+from tunekit.values import Event, Example, Examples, Mixing
 from tunekit_kto import Kto
 from tunekit_lora import Lora
 from tunekit_train import AdamW
@@ -70,6 +71,30 @@ def test_data_it_cannot_train_on_is_refused(data: Examples, message: str, tmp_pa
 def test_weights_that_leave_nothing_to_learn_are_refused() -> None:
     with pytest.raises(ValidationError, match="are both 0: no answer would have a loss"):
         Kto(desirable_weight=0, undesirable_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"undesirable_weight": 0.5}, "undesirable_weight: is 0.5, and no answer is called bad"),
+        ({"desirable_weight": 0}, "desirable_weight: is 0, and all answers are called good: none would have a loss"),
+    ],
+)
+def test_weights_of_answers_that_are_not_there_are_refused(
+    weights: dict[str, float], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEKIT_CACHE", str(tmp_path / "cache"))
+    stage = Kto(**weights)
+    context = stage_context(stage, folder=tmp_path)
+
+    def prepare(rows: Iterable[Example], name: str) -> None:
+        tokenizer = tiny_bundle().tokenizer
+        data = Examples.of(rows, name)
+        context.calls.own("tunekit_prepare_data", data=data, tokenizer=tokenizer, context=context)
+
+    prepare(labelled(), "both classes")
+    with pytest.raises(DataError, match=message):
+        prepare((replace(row, label=True) for row in labelled()), "one class")
 
 
 def test_streamed_data_is_refused_where_prompts_are_paired_with_answers_from_all_of_it() -> None:

@@ -63,7 +63,10 @@ class Kto(Stage[KtoConfig]):
     def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
         """Encode the examples, and put beside each answer one that does not belong to its prompt, for the KL term."""
         context = self.config.seeded(context)
+        from .weighing import check_weights
+
         prepared: Prepared = super().tunekit_prepare_data(data, tokenizer, context)
+        check_weights(self.config.desirable_weight, self.config.undesirable_weight, prepared, context.key)
         if self.config.loss != "kto":
             return prepared
         from tunekit_train.items import IndexedItems

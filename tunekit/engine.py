@@ -155,6 +155,7 @@ class _Engine:
             folder=self.record.stage_folder(stage.index, stage.name),
             emit=partial(self._emit, index=stage.index),
             adapters=self.record.adapters,
+            choices=self.plan.estimate.choices.get(stage.key, {}) if self.plan.estimate else {},
         )
 
     def _note_memory(self, result: StageResult) -> None:

@@ -89,7 +89,8 @@ class Estimate:
     """Parameter counts and peak memory in bytes, by part, before anything is loaded.
 
     `skeleton` is the model on the meta device (shapes, no values), already with its adapter, for plugins further down
-    the chain; `tokenizer` is the real one. Both are dropped from what is shown and recorded.
+    the chain; `tokenizer` is the real one. Both are dropped from what is shown and recorded. `choices` are what plugins
+    have chosen from the estimate for a stage, plain data by the stage's key: the stage finds them in its context.
     """
 
     parameters: int = 0
@@ -97,6 +98,7 @@ class Estimate:
     memory: Mapping[str, int] = field(default_factory=dict)
     data: tuple[DataEstimate, ...] = ()
     notes: tuple[str, ...] = ()
+    choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skeleton: Any = None
     tokenizer: Any = None
 

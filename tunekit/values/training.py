@@ -68,13 +68,15 @@ class StageContext(Context):
 
     `folder` is the stage's own folder inside the run; `key` is the recipe key of the stage (`stages.0.sft`). `resume`
     asks to go on from the newest complete checkpoint in it, if there is one. `adapters` are the folders of the adapters
-    that earlier stages of the run have left, by their names.
+    that earlier stages of the run have left, by their names. `choices` are what the plan chose for the stage from its
+    estimate.
     """
 
     name: str = ""
     key: str = ""
     resume: bool = False
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunekit.errors import PlanError
 from tunekit_train import Batch, Provided, TokenLogProbs
 from tunekit_train.forward import Forward, Strategy, choose_strategy, prepared
 from tunekit_train.layout import lay_padded
@@ -72,3 +73,21 @@ def test_padding_gives_the_loss_and_gradients_of_the_plain_computation(family: s
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_verified_family_is_chosen_to_run_without_padding(family: str) -> None:
     assert choose_strategy(family_model(family), "auto", 0, "stages.0.sft").name == "segments"
+
+
+HYBRID = "lfm2"
+"""Convolutions over the sequence in one layer, attention in the other: a state that no border would reset."""
+
+
+def test_a_hybrid_model_is_padded_and_says_why(batch: Batch) -> None:
+    model = family_model(HYBRID)
+    chosen = choose_strategy(model, "auto", 0, "stages.0.sft")
+    assert (chosen.name, chosen.reason) == ("padded", "lfm2 is not among the models verified without padding")
+    assert_same(ours(model, batch, "padded"), plain_padded(model, batch))
+    with pytest.raises(PlanError, match=r"stages.0.sft.batch.padding: padding is never, but lfm2 is not among the"):
+        choose_strategy(model, "never", 0, "stages.0.sft")
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "qwen3"])
+def test_the_families_that_users_meet_first_are_among_the_verified(family: str) -> None:
+    assert family in FAMILIES

@@ -19,7 +19,7 @@ import torch
 from tunekit.errors import DataError, InterruptedRunError, PlanError
 from tunekit.values import Account, Example, Examples, Kind, Mixing
 from tunekit_train import streaming
-from tunekit_train.feeding import StreamedBatches
+from tunekit_train.feeding import Room, StreamedBatches
 from tunekit_train.memory import PeakMemory
 from tunekit_train.preparing import prepare_with
 from tunekit_train.streaming import Position, StreamedItems
@@ -115,7 +115,7 @@ def test_what_is_behind_a_position_is_read_and_not_encoded_again() -> None:
 def test_micro_batches_go_on_from_a_checkpoint_and_the_account_with_them(size: int) -> None:
     rows, count = 3, 25
     first = stream()
-    batches = StreamedBatches(first, rows, size, Position())
+    batches = StreamedBatches(first, Room(rows, size), Position())
     whole, accounts = [], []
     for number in range(count):
         whole.append(batches[number])
@@ -124,7 +124,7 @@ def test_micro_batches_go_on_from_a_checkpoint_and_the_account_with_them(size: i
     for at in range(count - 1):
         state = json.loads(json.dumps(first.state(whole[at].position)))
         again = stream()
-        resumed = StreamedBatches(again, rows, size, again.take_up_(state))
+        resumed = StreamedBatches(again, Room(rows, size), again.take_up_(state))
         for number in range(at + 1, count):
             assert told(resumed[number].batch.items) == told(whole[number].batch.items)
             assert again.account.to_mapping() == json.loads(json.dumps(accounts[number]))
@@ -144,7 +144,7 @@ def test_a_stream_goes_on_where_the_path_of_its_data_is_written_otherwise() -> N
 
 def test_a_bin_takes_whole_items_until_the_next_does_not_fit() -> None:
     count = per_pass()
-    batches = StreamedBatches(stream(), 2, 20, Position())
+    batches = StreamedBatches(stream(), Room(2, 20), Position())
     taken = [batches[number].batch.items for number in range(10)]
     assert told(item for items in taken for item in items) == drawn(stream(), sum(map(len, taken)))
     assert all(sum(item.tokens for item in items) <= 40 for items in taken)
@@ -153,7 +153,7 @@ def test_a_bin_takes_whole_items_until_the_next_does_not_fit() -> None:
 
 
 def test_an_item_longer_than_a_bin_has_one_of_its_own() -> None:
-    batches = StreamedBatches(stream(encoder=WordEncoder()), 1, 4, Position())
+    batches = StreamedBatches(stream(encoder=WordEncoder()), Room(1, 4), Position())
     assert [len(batches[number].batch.items) for number in range(COUNT)] == [1] * COUNT
 
 

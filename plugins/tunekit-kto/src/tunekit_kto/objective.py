@@ -69,6 +69,10 @@ class KlAnchored(ZeroAnchored):
 
     couples_batch: ClassVar[bool] = True
 
+    def scored_only(self, batch: Batch) -> tuple[bool, ...]:
+        """The mismatched answers: the KL term has no gradient."""
+        return (False, True) * len(batch.items)
+
     def kl(self, policy: Tensor, reference: Tensor) -> Tensor:
         """The second sequence of each item holds the mismatched answer."""
         return kl_estimate(policy[:, 1], reference[:, 1])

@@ -79,6 +79,9 @@ def _sizes(config: PpoConfig, key: str) -> Iterator[Problem]:
         yield Problem(f"{key}.rollout.min_new_tokens", what, f"choose {rollout.max_new_tokens} or less")
     if batch.packing != "none":
         yield Problem(f"{key}.batch.packing", f"is {batch.packing}, and answers are not there to be packed", "use none")
+    if batch.tokens:
+        what = f"is {batch.tokens}, and answers have no length before they are given"
+        yield Problem(f"{key}.batch.tokens", what, "set batch.rows")
     if batch.by_length:
         what = "sorts rows by their length, and answers have none before they are given"
         yield Problem(f"{key}.batch.by_length", what, "leave it out")

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunekit.errors import Problem
-from tunekit.values import Kind, Mixing, Plan
+from tunekit.values import Kind, Machine, Mixing, Plan
 
 from .config import BatchConfig, TrainConfig
+from .fitting import offload_problem
 from .schedules import schedule_problems
 from .selecting import selection_problems
 from .trackers import tracker_problems
 
 
-def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+def problems(plugin: Any, plan: Plan, machine: Machine | None = None) -> Iterator[Problem]:
     """What cannot be done with each other, or with the way the stage's data is read."""
     for stage in plan.stages:
         if stage.plugin.plugin is plugin:
@@ -22,6 +23,9 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
                 yield from streaming_problems(plugin.config, stage.key)
             yield from _order(plugin.config.batch, stage.mixing, f"{stage.key}.batch")
             yield from _length(plugin.config.batch, plugin.kinds, f"{stage.key}.batch")
+            yield from _budget(plugin.config.batch, f"{stage.key}.batch")
+            if machine is not None:
+                yield from offload_problem(plugin.config.compute, machine, f"{stage.key}.compute")
             yield from option_problems(plugin.config, stage.key)
 
 
@@ -71,6 +75,21 @@ def _length(batch: BatchConfig, kinds: frozenset[Kind], key: str) -> Iterator[Pr
     if batch.too_long == "split" and kinds.isdisjoint({"conversation", "text"}):
         what = "is split, and answers that are preferred or judged are judged as a whole"
         yield Problem(f"{key}.too_long", what, "use cut or drop")
+
+
+def _budget(batch: BatchConfig, key: str) -> Iterator[Problem]:
+    """A budget of tokens is another measure of what rows and bins measure."""
+    if batch.tokens is None:
+        return
+    if "rows" in batch.model_fields_set:
+        what = f"is {batch.rows}, and batch.tokens says already how much a micro-batch holds"
+        yield Problem(f"{key}.rows", what, "leave one of the two out")
+    if batch.packing != "none":
+        what = f"is {batch.packing}, which makes bins of max_length tokens, and batch.tokens wants micro-batches of "
+        yield Problem(f"{key}.packing", f"{what}{batch.tokens}", "leave one of the two out")
+    elif batch.tokens < batch.max_length:
+        what = f"is {batch.tokens}, and one sequence may have {batch.max_length} (batch.max_length)"
+        yield Problem(f"{key}.tokens", what, "raise it, or lower batch.max_length")
 
 
 def unpacked(where: str, packing: str, reason: str) -> Problem:

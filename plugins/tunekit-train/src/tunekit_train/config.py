@@ -16,6 +16,8 @@ Packing = Literal["none", "greedy", "best_fit"]
 Thinking = Literal["keep", "last", "drop", "mask"]
 LoraProduct = Literal["auto", "never"]
 FrozenLayersMode = Literal["auto", "never"]
+ScoredApart = Literal["auto", "never"]
+Fit = Literal["auto", "always", "never"]
 Shape = Literal[
     "linear",
     "cosine",
@@ -37,6 +39,12 @@ class BatchConfig(PluginConfig):
 
     rows: int = Field(
         default=4, ge=1, description="examples, or bins of packed ones, per micro-batch: what is in memory at once"
+    )
+    tokens: int | None = Field(
+        default=None,
+        ge=2,
+        description="instead of rows: as many examples per micro-batch as fit in so many tokens, padding counted where "
+        "the model needs it",
     )
     accumulation: int = Field(default=1, ge=1, description="micro-batches per optimiser step")
     max_length: int = Field(default=1024, ge=2, description="the most tokens of one sequence")
@@ -79,6 +87,26 @@ class ComputeConfig(PluginConfig):
         gt=0,
         description="the most disk space, in GiB, that their hidden states may take in the run folder until the stage "
         "ends; where they need more they are computed each time",
+    )
+    scored_apart: ScoredApart = Field(
+        default="auto",
+        description="auto: sequences that a loss needs scores of and no gradient through run without one, in batches "
+        "where that is cheaper than with the others; never: with the others",
+    )
+    chunked_head: Fit = Field(
+        default="auto",
+        description="run the output head, and make log-probabilities of its logits, for a part of the positions at a "
+        "time: always, never, or auto, when the estimate of memory asks for it",
+    )
+    checkpointing: Fit = Field(
+        default="auto",
+        description="keep of each layer only what goes in, and compute the rest again in the backward: always, never, "
+        "or auto, when the estimate of memory asks for it",
+    )
+    offload: Fit = Field(
+        default="auto",
+        description="keep what the backward needs in the memory of the host, of an accelerator only: always, never, "
+        "or auto, when the estimate of memory asks for it",
     )
     compile: bool = Field(
         default=False,

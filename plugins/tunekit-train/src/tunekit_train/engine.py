@@ -20,6 +20,7 @@ from .checkpoints import Checkpoints, read_state
 from .compiling import compiled
 from .config import TrainConfig
 from .determinism import deterministic
+from .fitting import Fitting, as_options_say, checkpointed
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
 from .job import Job, cast_trainable_
@@ -56,7 +57,8 @@ def train(
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
     data = items if isinstance(items, IndexedItems | StreamedItems | ProducedItems) else Items(items)
-    job = Job(objective, data, bundle, config, context, _strategy(bundle, config, context, resumed))
+    strategy, fitting = _strategy(bundle, config, context, resumed), _fitting(config, context, resumed)
+    job = Job(objective, data, bundle, config, context, strategy, fitting)
     job.refuse()
     stop = Interrupt()
     with (
@@ -66,6 +68,7 @@ def train(
         one_product(bundle.model, compute.lora_product, bundle.precision, compute.compile) as taken,
         deterministic(compute.deterministic),
         compiled(bundle.model, compute) as compilation,
+        checkpointed(bundle.model, job.fitting.checkpointing),
     ):
         sources = Sources(job, resumed)
         trainer = _trainer(job, sources, stop, resumed is not None)
@@ -129,6 +132,16 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
     return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key, config.batch.share_prompts)
 
 
+def _fitting(config: TrainConfig, context: StageContext, resumed: Path | None) -> Fitting:
+    """What is done to fit in memory: as the plan chose from its estimate, or as the interrupted run did."""
+    chosen = read_state(resumed).get("fitting") if resumed is not None else context.choices.get("fitting")
+    fitting = as_options_say(config.compute) if chosen is None else Fitting(**chosen)
+    if fitting.chunked_head and torch.distributed.is_available() and torch.distributed.is_initialized():
+        why = "several processes train, and wait for each other at every run of the head"
+        return replace(fitting, chunked_head=False, reasons={**fitting.reasons, "chunked_head": why})
+    return fitting
+
+
 def _trainer(job: Job, sources: Sources, stop: Interrupt, resumed: bool) -> EngineTrainer:
     held_out = (job.held_out if job.produced is None else range(job.evaluated)) or None
     arguments = _arguments(job, resumed)
@@ -186,7 +199,12 @@ def _place_tensorboard(trainer: EngineTrainer, folder: Path) -> None:
 
 def _state(trainer: EngineTrainer) -> dict[str, Any]:
     job = trainer.job
-    kept = {"strategy": vars(job.strategy), "window": trainer.window.state(), "total": trainer.total.state()}
+    kept = {
+        "strategy": vars(job.strategy),
+        "fitting": job.fitting.state(),
+        "window": trainer.window.state(),
+        "total": trainer.total.state(),
+    }
     kept["selection"] = trainer.selection.state()
     stream = None if job.stream is None else job.stream.state(trainer.position)
     return {**kept, "data": job.items.fingerprint, "stream": stream}

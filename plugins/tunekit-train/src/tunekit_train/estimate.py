@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tunekit.errors import PlanError
 from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, StagePlan
 
+from .budget import Sizes, fill
 from .config import TrainConfig
+from .fitting import choose
 from .items import Indices, Items
 from .packing import Bins, pack
+from .permuting import permutation
 from .stage import Stage
 
 
@@ -33,28 +39,45 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     prepared = request.samples.get(stage.index)
     if prepared is None or not (items := list(prepared)):
         return estimate
-    sample = Sample(items, config, request.rows.get(stage.index), request.plan.recipe.seed, prepared.account.rows)
     _refuse_packing(config, stage, estimate.skeleton)
+    padded = _is_padded(config, estimate.skeleton)
+    rows, seed = request.rows.get(stage.index), request.plan.recipe.seed
+    sample = Sample(items, config, rows, seed, prepared.account.rows, padded)
     largest = sample.largest
     memory = {"gradients": BYTES[request.plan.precision.trainable] * estimate.trainable}
+    choices = dict(estimate.choices)
     if estimate.skeleton is not None:
-        from .shapes import activation_bytes
+        from .shapes import activations
 
-        memory["activations"] = activation_bytes(estimate.skeleton, request.plan.precision, config, largest)
+        parts = activations(estimate.skeleton, request.plan.precision, config, largest)
+        rest = sum({**estimate.memory, "activations": 0, **memory}.values())
+        fitting = choose(config.compute, request.plan.machine, lambda fitting: rest + parts.bytes(fitting))
+        memory["activations"] = parts.bytes(fitting)
+        choices[stage.key] = {"fitting": fitting.state()}
     grown = {name: max(size, estimate.memory.get(name, 0)) for name, size in memory.items()}
     data = (*estimate.data, sample.describe(stage, prepared.account))
     notes = (*estimate.notes, *_notes(plugin, config, stage))
-    return replace(estimate, memory=estimate.with_memory(**grown), data=data, notes=notes)
+    return replace(estimate, memory=estimate.with_memory(**grown), data=data, notes=notes, choices=choices)
 
 
 def _notes(plugin: Any, config: TrainConfig, stage: StagePlan) -> Iterator[str]:
     """What is worth knowing before the stage begins."""
-    rows, accumulation = config.batch.rows, config.batch.accumulation
+    batch, accumulation = config.batch, config.batch.accumulation
+    size, unit = (batch.tokens, " tokens") if batch.tokens else (batch.rows, "")
     if accumulation > 1 and isinstance(plugin, Stage) and plugin.objective().couples_batch:
         yield (
-            f"{stage.key}: the loss couples the items of a batch, so {accumulation} micro-batches of {rows} are not "
-            f"one batch of {rows * accumulation}"
+            f"{stage.key}: the loss couples the items of a batch, so {accumulation} micro-batches of {size} are not "
+            f"one batch of {size * accumulation}{unit}"
         )
+
+
+def _is_padded(config: TrainConfig, skeleton: Any) -> bool:
+    """Whether the batches will be padded."""
+    if config.batch.padding == "always" or skeleton is None:
+        return config.batch.padding == "always"
+    from .forward import segments_obstacle
+
+    return segments_obstacle(skeleton) is not None
 
 
 def _refuse_packing(config: TrainConfig, stage: StagePlan, skeleton: Any) -> None:
@@ -76,6 +99,7 @@ class Sample:
     rows: int | None
     seed: int
     sampled: int = 0
+    padded: bool = False
 
     @cached_property
     def lengths(self) -> Indices:
@@ -87,6 +111,20 @@ class Sample:
         """Which items lie together."""
         batch = self.config.batch
         return pack(self.lengths, batch.packing, batch.max_length, self.seed)
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The room that each item takes."""
+        return Sizes.of(self.items, self.padded)
+
+    @cached_property
+    def per_batch(self) -> float:
+        """Items, or bins of packed ones, in a micro-batch on average."""
+        budget = self.config.batch.tokens
+        if not budget:
+            return self.config.batch.rows
+        number = len(self.items)
+        return number / (len(fill(self.sizes, permutation(number, f"{self.seed} estimate"), budget)) - 1)
 
     @property
     def packing(self) -> float | None:
@@ -108,16 +146,20 @@ class Sample:
         count, share, batch = self.count, self.config.evaluate.share, self.config.batch
         training = count - (min(max(1, round(share * count)), count - 1) if share else 0)
         bins = math.ceil(training * len(self.bins) / len(self.items))
-        per_epoch = math.ceil(math.ceil(bins / batch.rows) / batch.accumulation)
+        per_epoch = math.ceil(math.ceil(bins / self.per_batch) / batch.accumulation)
         return math.ceil(self.config.epochs * per_epoch)
 
     @property
     def batches(self) -> list[list[Item]]:
         """As many micro-batches as will be trained on, up to 2000, drawn from the sample at random."""
-        dice = random.Random(self.seed)
+        dice, count = random.Random(self.seed), min(2000, self.steps * self.config.batch.accumulation)
+        if budget := self.config.batch.tokens:
+            drawn = np.array(dice.choices(range(len(self.items)), k=math.ceil(count * self.per_batch)))
+            borders = fill(self.sizes, drawn, budget).tolist()
+            pairs = itertools.pairwise(borders)
+            return [[self.items[at] for at in drawn[start:end].tolist()] for start, end in pairs]
         bins = [[self.items[item] for item in self.bins[number]] for number in range(len(self.bins))]
         rows = min(self.config.batch.rows, self.rows or len(bins))
-        count = min(2000, self.steps * self.config.batch.accumulation)
         return [[item for each in dice.choices(bins, k=rows) for item in each] for _ in range(count)]
 
     @property

@@ -21,15 +21,32 @@ class Drawn:
     position: Position
 
 
-class StreamedBatches:
-    """Micro-batches of `rows` bins, taken by their number in ascending order, from the position on.
+@dataclass(frozen=True)
+class Room:
+    """A micro-batch of `rows` bins of `size` tokens; `padded`: padding counts. A bin of size 0 holds one item."""
 
-    A bin takes items as they come until the next would make it longer than `size` tokens; of size 0 it takes one. An
-    item longer than a bin has one of its own.
+    rows: int
+    size: int
+    padded: bool = False
+
+    def fits(self, filled: list[Item], item: Item) -> bool:
+        """Whether a bin that holds these items has room for one more. An item longer than a bin has one of its own."""
+        if not filled:
+            return True
+        if not self.padded:
+            return sum(each.tokens for each in filled) + item.tokens <= self.size
+        lengths = [len(sequence) for each in (*filled, item) for sequence in each.sequences]
+        return len(lengths) * max(lengths) <= self.size
+
+
+class StreamedBatches:
+    """Micro-batches taken by their number in ascending order, from the position on.
+
+    A bin takes items as they come until the next does not fit.
     """
 
-    def __init__(self, items: StreamedItems, rows: int, size: int, position: Position) -> None:
-        self.rows, self.size = rows, size
+    def __init__(self, items: StreamedItems, room: Room, position: Position) -> None:
+        self.room = room
         self._number = position.batches
         self._items = items.after(position)
         self._waiting: tuple[Item, Position] | None = None
@@ -47,18 +64,18 @@ class StreamedBatches:
         self._items.close()
 
     def _fill(self) -> tuple[list[Item], Position]:
-        items: list[Item] = []
-        position, bins, filled = Position(), 0, 0
+        bins: list[list[Item]] = [[]]
+        position = Position()
         while True:
             item, behind = self._waiting or next(self._items)
-            if not items or filled + item.tokens > self.size:
-                if bins == self.rows:
+            if not self.room.fits(bins[-1], item):
+                if len(bins) == self.room.rows:
                     self._waiting = (item, behind)
-                    return items, position
-                bins, filled = bins + 1, 0
+                    return [each for filled in bins for each in filled], position
+                bins.append([])
             self._waiting = None
-            items.append(item)
-            position, filled = behind, filled + item.tokens
+            bins[-1].append(item)
+            position = behind
 
 
 class InTurn(Sampler[list[int]]):

@@ -14,7 +14,8 @@ from torch import Tensor
 from tunekit.errors import PlanError, Problem
 
 from .config import Padding
-from .layout import Layout, lay_end_to_end, lay_padded, lay_shared
+from .cross_entropy import token_log_probs_
+from .layout import Layout, laid_tokens, lay_end_to_end, lay_padded, lay_shared
 from .objective import Batch, Need, Source
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ class Strategy:
         if self.name == "padded":
             return lay_padded(batch.sequences, self.padding_id)
         return lay_shared(batch.items) if self.share_prompts else lay_end_to_end(batch.sequences)
+
+    def places(self, batch: Batch) -> int:
+        """Tokens that one run of the batch computes, padding included."""
+        if self.name == "padded":
+            return len(batch.sequences) * max(len(sequence) for sequence in batch.sequences)
+        return laid_tokens(batch.items, self.share_prompts)
 
 
 def choose_strategy(model: Any, padding: Padding, padding_id: int, key: str, share_prompts: bool = True) -> Strategy:
@@ -110,7 +117,8 @@ class Forward:
 
     `needs` are all that will ask. What they say beforehand (`Need.logits_at`, `Need.hidden_at`) comes from one run of
     the model, made when the first of it is asked for; whatever else is asked for is a run of its own. `sources` are
-    what the needs have prepared before the first step, `frozen` the layers that need not be computed again.
+    what the needs have prepared before the first step, `frozen` the layers that need not be computed again. `chunked`:
+    log-probabilities are made without all logits at once.
     """
 
     def __init__(
@@ -121,13 +129,17 @@ class Forward:
         needs: Iterable[Need[Any]] = (),
         sources: Mapping[Need[Any], Source] | None = None,
         frozen: FrozenLayers | None = None,
+        chunked: bool = False,
     ) -> None:
         self.model, self.batch, self.layout = model, batch, layout
-        self._frozen = frozen
+        self._frozen, self.chunked = frozen, chunked
         self._sources = dict(sources or {})
         needs = tuple(needs)
-        self._logits = _Shares(need.logits_at(layout) for need in needs)
-        self._hidden = _Shares(need.hidden_at(layout) for need in needs)
+        apart = [need for need in needs if chunked and need.chunks]
+        self._logits = _Shares(need.logits_at(layout) for need in needs if need not in apart)
+        self._hidden = _Shares(
+            [*(need.hidden_at(layout) for need in needs), *(need.logits_at(layout) for need in apart)]
+        )
 
     def source(self, need: Need[Any]) -> Source:
         """What this need has prepared before the first step."""
@@ -143,6 +155,17 @@ class Forward:
                 return self._run(positions, None)[0]
             self._run_shared()
         return self._logits.take(positions)
+
+    def log_probs(self, positions: Tensor, targets: Tensor) -> Tensor:
+        """log p(target) at these positions, fp32 [positions]: without all their logits at once, where it is chunked."""
+        if not self.chunked:
+            return token_log_probs_(self.logits(positions), targets)
+        from .chunked import chunked_log_probs, head_of_model
+
+        base, hidden = _inner(self.model), self.hidden(positions)
+        head = base.get_output_embeddings()
+        trains = any(parameter.requires_grad for parameter in head.parameters())
+        return chunked_log_probs(hidden, targets, head_of_model(self.model, base), head.weight.shape[0], trains)
 
     def hidden(self, positions: Tensor) -> Tensor:
         """What the output head is given at these positions, [positions, hidden size], in the model's dtype."""

@@ -120,8 +120,10 @@ def _obstacle(job: Job) -> str | None:
     model = job.bundle.model
     if job.config.compute.frozen_layers == "never":
         return "compute.frozen_layers is never"
-    if job.stream is not None:
-        return "the data is streamed, and not known beforehand"
+    if job.stream is not None or job.produced is not None:
+        return "the data is not known beforehand"
+    if job.config.compute.compile:
+        return "compute.compile compiles the layers"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return "several processes train, and each would need the file"
     layers = find_layers(model)

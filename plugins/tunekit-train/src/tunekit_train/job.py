@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from transformers import TrainerCallback
@@ -15,9 +17,12 @@ from transformers import TrainerCallback
 from tunekit.errors import DataError, DivergedError, PlanError, Problem, TunekitError
 from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
 
+from .budget import Sizes, TokenOrder, fill
 from .checkpoints import Checkpoints
 from .checks import option_problems, streaming_problems, unpacked
 from .config import TrainConfig
+from .feeding import Room
+from .fitting import Fitting
 from .forward import Strategy
 from .heads import is_head
 from .items import IndexedItems, Indices, Items, Selection
@@ -41,6 +46,7 @@ class Job:
     config: TrainConfig
     context: StageContext
     strategy: Strategy
+    fitting: Fitting = field(default_factory=Fitting)
 
     @property
     def stream(self) -> StreamedItems | None:
@@ -108,20 +114,44 @@ class Job:
         """Which items make up which micro-batch."""
         batch, shuffle = self.config.batch, self.items.mixing.shuffle
         lengths, seed = self.training.lengths, self.context.seed
+        if batch.tokens:
+            return TokenOrder(self._sizes(self.training), batch.tokens, seed, batch.by_length, shuffle)
         return BatchOrder(lengths, batch.rows, seed, batch.by_length, shuffle, self.bins)
 
     @cached_property
     def evaluation_order(self) -> BatchOrder:
         """The held-out items in their own order, packed as those trained on are."""
         batch, lengths = self.config.batch, self.held_out.lengths
+        if batch.tokens:
+            return TokenOrder(self._sizes(self.held_out), batch.tokens, self.context.seed, shuffle=False)
         bins = pack(lengths, batch.packing, batch.max_length, self.context.seed, shuffle=False)
         return BatchOrder(lengths, batch.rows, self.context.seed, shuffle=False, bins=bins)
+
+    def in_turn(self, items: IndexedItems, chosen: Indices) -> Iterator[Batch]:
+        """These of the items one after the other, as many at a time as a micro-batch holds."""
+        batch, known = self.config.batch, Selection(items, chosen)
+        borders = np.append(np.arange(0, len(known), batch.rows), len(known))
+        if batch.tokens:
+            borders = fill(self._sizes(known), np.arange(len(known)), batch.tokens)
+        for start, end in zip(borders.tolist(), borders[1:].tolist(), strict=False):
+            yield Batch(tuple(known[start:end]))
+
+    def _sizes(self, items: IndexedItems) -> Sizes:
+        return Sizes.of(items, padded=self.strategy.name == "padded")
 
     @property
     def bin_size(self) -> int:
         """Tokens of a bin; 0 where each item has one of its own."""
         batch = self.config.batch
         return 0 if batch.packing == "none" else batch.max_length
+
+    @property
+    def room(self) -> Room:
+        """What a micro-batch of a stream holds."""
+        batch = self.config.batch
+        if batch.tokens:
+            return Room(1, batch.tokens, padded=self.strategy.name == "padded")
+        return Room(batch.rows, self.bin_size)
 
     @property
     def steps_per_epoch(self) -> int | None:

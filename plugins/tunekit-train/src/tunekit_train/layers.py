@@ -35,8 +35,8 @@ def given(layers: nn.ModuleList, count: int, hidden: Tensor) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for layer in layers[: count - 1]:
-            stack.enter_context(_instead(layer, _pass_on))
-        stack.enter_context(_instead(layers[count - 1], lambda *_, **__: hidden))
+            stack.enter_context(instead(layer, _pass_on))
+        stack.enter_context(instead(layers[count - 1], lambda *_, **__: hidden))
         yield
 
 
@@ -48,7 +48,7 @@ def lower_only(layers: nn.ModuleList, count: int) -> Iterator[list[Tensor]]:
     with ExitStack() as stack:
         stack.callback(handle.remove)
         for layer in layers[count:]:
-            stack.enter_context(_instead(layer, _pass_on))
+            stack.enter_context(instead(layer, _pass_on))
         yield taken
 
 
@@ -68,8 +68,8 @@ def _pass_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 @contextmanager
-def _instead(layer: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Another forward for this one layer."""
+def instead(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another forward for this one module."""
     assert "forward" not in vars(layer), "a layer whose forward is replaced already is refused beforehand"
     layer.forward = forward
     try:

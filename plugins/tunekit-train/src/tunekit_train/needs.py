@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from .cross_entropy import token_log_probs_
 from .forward import Forward
 from .heads import NAME as VALUE_HEAD
 from .heads import HeadStart, TrainedHead
 from .layout import Layout
-from .objective import Need
+from .objective import Need, Part
 from .reference import Reference, ReferenceMode, prepare_reference
-from .scores import TokenScores
+from .scores import TokenScores, joined_scores
 
 if TYPE_CHECKING:
     from .job import Job
@@ -31,6 +30,9 @@ class TokenLogProbs(Need[TokenScores]):
     Costs one run of the model, which it shares with the values, and the head at the supervised positions.
     """
 
+    joins: ClassVar[bool] = True
+    chunks: ClassVar[bool] = True
+
     def logits_at(self, layout: Layout) -> Tensor:
         """The supervised positions."""
         return layout.positions
@@ -38,8 +40,12 @@ class TokenLogProbs(Need[TokenScores]):
     def provide(self, forward: Forward) -> TokenScores:
         """fp32, with gradient."""
         layout = forward.layout
-        logits = forward.logits(layout.positions)
-        return TokenScores(token_log_probs_(logits, layout.targets), layout.weights, layout.owners)
+        log_probs = forward.log_probs(layout.positions, layout.targets)
+        return TokenScores(log_probs, layout.weights, layout.owners)
+
+    def join(self, parts: Sequence[Part[TokenScores]]) -> TokenScores:
+        """In the order of the whole batch's sequences."""
+        return joined_scores(parts)
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,17 @@ class SequenceValues(_Values):
     with `start`. Costs one run of the model, which it shares with the log-probabilities, and no logits.
     """
 
+    joins: ClassVar[bool] = True
+
     def hidden_at(self, layout: Layout) -> Tensor:
         """The last tokens."""
         return layout.ends
+
+    def join(self, parts: Sequence[Part[Tensor]]) -> Tensor:
+        """In the order of the whole batch's sequences."""
+        numbers = torch.tensor([number for part in parts for number in part.sequences])
+        values = torch.cat([part.value for part in parts])
+        return values[numbers.argsort().to(values.device)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -55,12 +55,27 @@ class Source:
         """The last step is done."""
 
 
+@dataclass(frozen=True)
+class Part(Generic[Value]):
+    """What a need has provided for some sequences of a batch, and their numbers in it, ascending."""
+
+    value: Value
+    sequences: tuple[int, ...]
+
+
 class Need(ABC, Generic[Value]):
     """Something an objective must know of the model's view of a batch.
 
     A need carries its own provider, so a third party brings a new kind by subclassing; make it a frozen dataclass. What
     it says in `logits_at` and `hidden_at` is computed in one run of the model for all needs of the objective.
+
+    `joins` says that it can be provided for parts of a batch and put together with `join`; one that cannot is provided
+    for the whole batch, even where the objective says that some sequences are `scored_only`. `chunks` says that it asks
+    for log-probabilities (`Forward.log_probs`) where it announces logits, so that these need not be there all at once.
     """
+
+    joins: ClassVar[bool] = False
+    chunks: ClassVar[bool] = False
 
     @abstractmethod
     def provide(self, forward: Forward) -> Value:
@@ -73,6 +88,10 @@ class Need(ABC, Generic[Value]):
     def hidden_at(self, layout: Layout) -> Tensor | None:
         """Where `provide` will ask once for hidden states; None: nowhere."""
         return None
+
+    def join(self, parts: Sequence[Part[Value]]) -> Value:
+        """Put together what was provided for parts of a batch, for a need that `joins`."""
+        raise NotImplementedError(f"{type(self).__name__} says that it joins, and has no join")
 
     @property
     def source_key(self) -> Hashable:
@@ -151,6 +170,13 @@ class Objective(ABC):
     @abstractmethod
     def sums(self, batch: Batch, provided: Provided) -> Sums:
         """The loss of this batch summed, and its metrics. No randomness, no model, and the state is only read."""
+
+    def scored_only(self, batch: Batch) -> Sequence[bool]:
+        """Which sequences the loss has no gradient through, though it needs their values; empty: none.
+
+        They are then run without gradient, where that is cheaper than running them with the others.
+        """
+        return ()
 
     def summary(self, means: Mapping[str, float]) -> dict[str, float]:
         """What an evaluation reports, from the means of the loss and of the metrics. Add what follows from them."""

@@ -186,7 +186,7 @@ def switching_obstacle(job: Job, batch: Batch | None = None) -> str | None:
         return why
     if batch is None:
         items = job.training if job.stream is None else job.stream
-        batch = Batch(tuple(islice(items, job.config.batch.rows)))
+        batch = Batch(tuple(islice(items, 1 if job.config.batch.tokens else job.config.batch.rows)))
     enabled = policy_scores(job, batch)
     with switched_off(model):
         difference = (enabled - policy_scores(job, batch)).abs()
@@ -217,7 +217,7 @@ def policy_scores(job: Job, batch: Batch) -> Tensor:
     model = job.bundle.model
     layout = job.strategy.lay_out(batch).to(next(model.parameters()).device)
     with job.autocast():
-        return frozen_scores(model, Forward(model, batch, layout)).log_probs
+        return frozen_scores(model, Forward(model, batch, layout, chunked=job.fitting.chunked_head)).log_probs
 
 
 def frozen_scores(model: Any, forward: Forward) -> TokenScores:
@@ -226,7 +226,7 @@ def frozen_scores(model: Any, forward: Forward) -> TokenScores:
 
     need = TokenLogProbs()
     with evaluating(model), torch.no_grad():
-        return need.provide(Forward(model, forward.batch, forward.layout, (need,)))
+        return need.provide(Forward(model, forward.batch, forward.layout, (need,), chunked=forward.chunked))
 
 
 @contextmanager
@@ -282,10 +282,9 @@ class CanonicalPass:
         return found or ReferenceFile.make(folder, fingerprint, self._scored())
 
     def __iter__(self) -> Iterator[Batch]:
-        job, rows = self.job, self.job.config.batch.rows
+        job = self.job
         for items, chosen in ((job.training, self._visited), (job.held_out, np.arange(len(job.held_out)))):
-            for start in range(0, len(chosen), rows):
-                yield Batch(tuple(items.take(int(at)) for at in chosen[start : start + rows]))
+            yield from job.in_turn(items, chosen)
 
     def _scored(self) -> Iterator[Scored]:
         """Every sequence with the log-probabilities of its supervised tokens."""

@@ -67,6 +67,7 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
         "strategy_reason": job.strategy.reason,
         "share_prompts": job.strategy.share_prompts,
         "share_prompts_reason": job.strategy.sharing_reason,
+        **job.fitting.facts(),
         "couples_batch": job.objective.couples_batch,
         "steps": job.total_steps,
         "steps_per_epoch": job.steps_per_epoch,

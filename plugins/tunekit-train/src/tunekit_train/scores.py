@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .objective import Part
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,16 @@ class TokenScores:
     def sizes(self, count: int) -> Tensor:
         """The summed weights of each of `count` sequences, fp32 [sequences]: its supervised tokens if all weigh 1."""
         return _per_sequence(self.weights, self.owners, count)
+
+
+def joined_scores(parts: Sequence[Part[TokenScores]]) -> TokenScores:
+    """The scores of parts of a batch as those of the whole, in the order of its sequences."""
+    names = [torch.tensor(part.sequences, device=part.value.owners.device) for part in parts]
+    owners = torch.cat([own[part.value.owners] for own, part in zip(names, parts, strict=True)])
+    order = owners.argsort(stable=True)
+    log_probs = torch.cat([part.value.log_probs for part in parts])[order]
+    weights = torch.cat([part.value.weights for part in parts])[order]
+    return TokenScores(log_probs, weights, owners[order])
 
 
 def _per_sequence(values: Tensor, owners: Tensor, count: int) -> Tensor:

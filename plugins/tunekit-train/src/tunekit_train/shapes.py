@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,12 @@ from transformers import AttentionInterface
 
 from tunekit.values import BYTES, Item, Precision
 
+from .chunked import CHUNK_LOGITS
 from .config import TrainConfig
 from .cross_entropy import CHUNK_ELEMENTS
+from .fitting import Fitting, as_options_say
 from .forward import base_model, segments_obstacle
+from .layers import find_layers, first_trained
 from .layout import laid_tokens
 from .segments import switched
 
@@ -27,21 +31,60 @@ HEAP_GROWTH = {2: 1.7, 4: 2.1}
 what lives in it. By bytes of the compute dtype, measured with glibc on SmolLM2-135M, 500 to 1400 tokens."""
 
 
-def activation_bytes(skeleton: Any, precision: Precision, config: TrainConfig, batch: Sequence[Item]) -> int:
-    """Peak bytes of one micro-batch beyond weights, gradients and optimiser state.
+@dataclass(frozen=True)
+class Activations:
+    """Peak bytes of one micro-batch beyond weights, gradients and optimiser state, by what they are for.
 
-    What the forward saves for the backward, the logits at supervised positions with the fp32 copy that is worked on,
-    and the workspace of one layer.
+    `saved`: what the forward saves for the backward in all layers, of which `layers` save anything; `passed`: what goes
+    from one layer into the next; `logits`: those at supervised positions with the fp32 copy that is worked on, and
+    `chunked` what takes their place where the head is chunked; `workspace`: that of one layer. `growth`: of the heap.
     """
+
+    saved: int
+    layers: int
+    passed: int
+    logits: int
+    chunked: int
+    workspace: int
+    growth: float = 1.0
+
+    def bytes(self, fitting: Fitting) -> int:
+        """The sum, with these means to make it less."""
+        saved, one = self.saved, self.saved // max(1, self.layers)
+        if fitting.checkpointing:
+            saved = min(saved, one + self.layers * self.passed)
+        if fitting.offload:
+            saved = min(saved, one)
+        head = min(self.logits, self.chunked) if fitting.chunked_head else self.logits
+        return round((saved + head + self.workspace) * self.growth)
+
+
+def activations(skeleton: Any, precision: Precision, config: TrainConfig, batch: Sequence[Item]) -> Activations:
+    """Work out what one micro-batch needs."""
     sequences = [sequence for item in batch for sequence in item.sequences]
     lengths = [len(sequence.ids) for sequence in sequences]
     padded = config.batch.padding == "always" or segments_obstacle(skeleton) is not None
     tokens = max(lengths) * len(lengths) if padded else laid_tokens(batch, config.batch.share_prompts)
     supervised = sum(1 for sequence in sequences for weight in sequence.weights[1:] if weight)
     width, vocabulary = BYTES[precision.compute], base_model(skeleton).get_output_embeddings().weight.shape[0]
-    logits = supervised * vocabulary * width + 3 * 4 * min(CHUNK_ELEMENTS, supervised * vocabulary)
-    live = saved_bytes(skeleton, precision, tokens) + logits + WORKSPACE * tokens * _widest(skeleton) * width
-    return round(live * HEAP_GROWTH[width]) if precision.device == "cpu" else int(live)
+    hidden = base_model(skeleton).config.get_text_config().hidden_size
+    worked_on = 3 * 4 * min(CHUNK_ELEMENTS, supervised * vocabulary)
+    part = min(supervised * vocabulary, CHUNK_LOGITS) * width
+    layers = find_layers(skeleton)
+    return Activations(
+        saved=saved_bytes(skeleton, precision, tokens),
+        layers=0 if layers is None else len(layers) - first_trained(layers),
+        passed=tokens * hidden * width,
+        logits=supervised * vocabulary * width + worked_on,
+        chunked=part + worked_on + 2 * supervised * hidden * width,
+        workspace=WORKSPACE * tokens * _widest(skeleton) * width,
+        growth=HEAP_GROWTH[width] if precision.device == "cpu" else 1.0,
+    )
+
+
+def activation_bytes(skeleton: Any, precision: Precision, config: TrainConfig, batch: Sequence[Item]) -> int:
+    """Peak bytes of one micro-batch beyond weights, gradients and optimiser state, with what the options ask for."""
+    return activations(skeleton, precision, config, batch).bytes(as_options_say(config.compute))
 
 
 def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:

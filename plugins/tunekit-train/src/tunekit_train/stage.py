@@ -59,7 +59,7 @@ class Stage(Plugin[Config]):
         """Find options that contradict each other or the way the data is read."""
         from .checks import problems
 
-        return problems(self, plan)
+        return problems(self, plan, machine)
 
     @hookimpl
     def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:

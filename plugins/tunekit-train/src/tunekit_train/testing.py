@@ -219,6 +219,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]},
     "phi3": {"sliding_window": 6, "original_max_position_embeddings": 64},
     "gemma2": {"sliding_window": 6, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 5.0},
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
     "gpt_oss": {"sliding_window": 6, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
 _EAGER = {"gemma2", "gpt_oss"}

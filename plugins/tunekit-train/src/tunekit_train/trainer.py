@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .checkpoints import remove_inactive_adapters
 from .feeding import Drawn, InTurn, StreamedBatches
+from .fitting import offloaded
 from .job import Job
 from .layout import laid_tokens
 from .objective import Batch, Sum, Sums
@@ -57,9 +58,7 @@ class EngineTrainer(Trainer):
             return DataLoader(produced, batch_sampler=numbers, collate_fn=_first, generator=torch.Generator())
         if job.stream is None:
             return self._loader(job.training, job.order, _collate)
-        batches = self._open.enter_context(
-            contextlib.closing(StreamedBatches(job.stream, batch.rows, job.bin_size, self.position))
-        )
+        batches = self._open.enter_context(contextlib.closing(StreamedBatches(job.stream, job.room, self.position)))
         return self._loader(batches, InTurn(job.total_steps * batch.accumulation, batch.rows), _only)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -109,6 +108,8 @@ class EngineTrainer(Trainer):
         """Autocast here rather than by accelerate, which would wrap the model and copy all its outputs to fp32."""
         stack = super().compute_loss_context_manager()
         stack.enter_context(self.job.autocast())
+        if self.job.fitting.offload:
+            stack.enter_context(offloaded(self.model))
         return stack
 
     def create_optimizer(self, model: Any = None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tunekit.testing.options import shows
 from tunekit_train import (
     Batch,
     Item,
@@ -96,6 +97,7 @@ def ran(mode: str, strategy: str, folder: Path, batch: list[Item]) -> tuple[torc
     return loss.loss.detach(), gradients, counted
 
 
+@shows("compute.scored_apart")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_loss_and_gradients_are_those_of_running_all_together(strategy: str, tmp_path: Path) -> None:
     loss, gradients, counted = ran("auto", strategy, tmp_path / "apart", items())

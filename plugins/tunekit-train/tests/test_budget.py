@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tunekit.errors import InterruptedRunError
+from tunekit.testing.options import shows
 from tunekit.values import Examples, Item, Mixing
 from tunekit_train import Batch, Items, TrainConfig, train
 from tunekit_train.budget import Sizes, TokenOrder
@@ -107,6 +108,7 @@ class SeesBatches(CrossEntropy):
         return super().sums(batch, provided)
 
 
+@shows("batch.tokens")
 def test_training_and_evaluation_keep_to_the_budget_and_a_resumed_run_reaches_the_same_bits(
     run_training: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tunekit.errors import TunekitError
+from tunekit.testing.options import shows
 from tunekit.values import Accelerator, Account, Estimate, Machine, Mixing
 from tunekit_train import Batch, Items, Provided, TokenLogProbs, TrainConfig, chunked, train
 from tunekit_train.checks import problems
@@ -179,6 +180,7 @@ def test_means_are_taken_up_one_after_the_other_until_it_fits(
     assert set(fitting.reasons) == set(MEANS)
 
 
+@shows("compute.offload")
 def test_offloading_from_a_processor_is_no_help_and_refused_where_it_is_asked_for() -> None:
     reason = "the model runs in the memory that it would be put in"
     assert choose(ComputeConfig(), CPU, lambda fitting: 99 * GIB).reasons["offload"] == reason
@@ -218,6 +220,7 @@ def test_what_the_estimate_chose_reaches_the_training(memory: int, tmp_path: Pat
     assert not facts["offload"]
 
 
+@shows("compute.chunked_head", "compute.checkpointing")
 def test_means_change_no_number_of_a_training(run_training: Callable[..., Any]) -> None:
     def losses(**compute: str) -> Any:
         trained = run_training(with_lora(tiny_llama()), steps=3, learning_rate=1e-2, compute=compute)

@@ -54,8 +54,9 @@ def own_options(plugin: type[Plugin[Any]]) -> list[str]:
 def evidence_in(folder: Path) -> dict[str, list[str]]:
     """The options that the test files of a folder show acting, each with the tests that do.
 
-    Read from their source, without importing them: tests marked with `shows`, and mappings called `EVIDENCE` from
-    options to what shows them.
+    Read from their source, without importing them: tests marked with `shows`; mappings called `EVIDENCE` from options
+    to what shows them, that a test of all options goes through; and functions that such a test registers there by
+    `@evidence("option")`, or by `@evidence(Stage, "option")` for the options of one class, told as `Stage:option`.
     """
     found: dict[str, list[str]] = {}
     for path in sorted(folder.glob("test_*.py")):
@@ -66,10 +67,13 @@ def evidence_in(folder: Path) -> dict[str, list[str]]:
 
 
 def _evidence(node: ast.AST) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+    if isinstance(node, ast.FunctionDef):
+        wanted = "shows" if node.name.startswith("test_") else "evidence"
         for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == "shows":
-                yield from ((ast.literal_eval(option), node.name) for option in mark.args)
+            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == wanted:
+                of = "".join(f"{each.id}:" for each in mark.args if isinstance(each, ast.Name))
+                names = (each.value for each in mark.args if isinstance(each, ast.Constant))
+                yield from ((f"{of}{option}", node.name) for option in names)
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     value = getattr(node, "value", None)
     if any(isinstance(each, ast.Name) and each.id == "EVIDENCE" for each in targets) and isinstance(value, ast.Dict):

@@ -1,7 +1,8 @@
 """One training run in a process of its own, which kills itself at a chosen point. Run by `test_resume.py`.
 
 Given as globals: `folder`, `point` (None: run to the end), `resume`, `model_kind`, `log_every`, and `data`: how the
-items are kept (`memory`, `stored`, `streamed`), and whether they are `packed`.
+items are kept (`memory`, `stored`, `streamed`), and whether they are `packed`, or whether evaluations are `choosing`:
+the weights that the stage ends with, its learning rate and its end.
 """
 
 import json
@@ -32,8 +33,10 @@ resume: bool = globals()["resume"]
 full: bool = globals()["model_kind"] == "full"
 log_every: int = globals()["log_every"]
 data: str = globals()["data"]
-streamed = "streamed" in data
+streamed, choosing = "streamed" in data, "choosing" in data
 metrics = folder / "metrics.jsonl"
+PLATEAU = {"shape": "reduce_lr_on_plateau", "plateau_patience": 1, "plateau_factor": 0.5}
+TOLD = ("tokens", "micro_batches", "best", "stopped_early_at")
 
 
 def die() -> None:
@@ -124,13 +127,14 @@ model.get_input_embeddings().register_forward_hook(noisy_embeddings)
 model = model if full else with_lora(model, dropout=0.1)
 config = TrainConfig(
     epochs=2,
-    learning_rate=1e-2,
+    learning_rate=0.1 if choosing else 1e-2,
     weight_decay=0.1,
     steps=12 if streamed else None,
     batch={"rows": 2, "accumulation": 2, "max_length": 24, "packing": "greedy" if "packed" in data else "none"},
-    schedule={"shape": "cosine", "warmup_steps": 2},
-    checkpoint={"every": 3, "keep": 2},
-    evaluate={} if streamed else {"share": 0.2, "every": 4},
+    schedule=PLATEAU if choosing else {"shape": "cosine", "warmup_steps": 2},
+    checkpoint={"every": 3, "keep": 2, "best": choosing},
+    evaluate={} if streamed else {"share": 0.2, "every": 1 if choosing else 4, "at_start": choosing},
+    early_stopping={"patience": 6 if choosing else None},
     log={"every": log_every},
 )
 result = train(
@@ -141,4 +145,4 @@ result = train(
     context(folder, plugin=DeadlyAdamW(), emit=record, resume=resume),
 )
 torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-(folder / "result.json").write_text(json.dumps({name: result.facts[name] for name in ("tokens", "micro_batches")}))
+(folder / "result.json").write_text(json.dumps({name: result.facts.get(name) for name in TOLD}))

@@ -97,6 +97,18 @@ def test_however_the_data_is_kept_a_killed_run_reaches_the_same_numbers(
     assert_same_run(tmp_path, uninterrupted("lora", data=data), "lora")
 
 
+def test_a_killed_run_chooses_and_stops_as_it_would_have(processes: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    assert run(processes, tmp_path, "second epoch", False, "lora", data="choosing") == -signal.SIGKILL
+    assert run(processes, tmp_path, None, True, "lora", data="choosing") == 0
+    assert_same_run(tmp_path, uninterrupted("lora", data="choosing"), "lora")
+    told = json.loads((tmp_path / "result.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "step"}
+    assert told["best"]["step"] <= 6 < 8, "the best weights were kept before the kill"
+    assert rates[6] < rates[1], "the plateau has lowered the rate before the kill"
+    assert told["stopped_early_at"] == told["best"]["step"] + 6
+
+
 def test_stored_items_train_to_the_numbers_of_those_in_memory(uninterrupted: Any) -> None:
     assert_same_run(uninterrupted("lora"), uninterrupted("lora", data="stored"), "lora")
 

@@ -67,19 +67,27 @@ def evidence_in(folder: Path) -> dict[str, list[str]]:
 
 
 def _evidence(node: ast.AST) -> Iterator[tuple[str, str]]:
-    if isinstance(node, ast.FunctionDef):
-        wanted = "shows" if node.name.startswith("test_") else "evidence"
-        for mark in node.decorator_list:
-            if isinstance(mark, ast.Call) and isinstance(mark.func, ast.Name) and mark.func.id == wanted:
-                of = "".join(f"{each.id}:" for each in mark.args if isinstance(each, ast.Name))
-                names = (each.value for each in mark.args if isinstance(each, ast.Constant))
-                yield from ((f"{of}{option}", node.name) for option in names)
+    if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+        marks = (mark for mark in node.decorator_list if isinstance(mark, ast.Call))
+        yield from ((option, node.name) for mark in marks if _calls(mark, "shows") for option in _texts(mark))
+    if isinstance(node, ast.Call) and _calls(node, "evidence"):
+        classes = [each.id for each in node.args if isinstance(each, ast.Name) and each.id[0].isupper()]
+        of = "".join(f"{name}:" for name in classes)  # in a loop over classes: of all of them
+        yield from ((f"{of}{option}", f"line {node.lineno}") for option in _texts(node))
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     value = getattr(node, "value", None)
     if any(isinstance(each, ast.Name) and each.id == "EVIDENCE" for each in targets) and isinstance(value, ast.Dict):
         for key, shown in zip(value.keys, value.values, strict=True):
             if key is not None:
                 yield ast.literal_eval(key), ast.unparse(shown)
+
+
+def _calls(call: ast.Call, name: str) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == name
+
+
+def _texts(call: ast.Call) -> list[str]:
+    return [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
 
 
 def _paths(config: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type]]:

@@ -104,7 +104,7 @@ TRACED = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that
 
 @TRACED
 @shows("compute.compile", "compute.compile_backend", "compute.lora_product")
-@pytest.mark.parametrize("padding", ["auto", "always"])
+@pytest.mark.parametrize("padding", ["auto", pytest.param("always", marks=pytest.mark.slow)])
 def test_compiled_blocks_take_the_same_steps(padding: str, run_training: Any) -> None:
     options = {"steps": 3, "learning_rate": 1e-2, "batch": {"padding": padding}}
     model, _ = with_doubling(True, adapter=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,8 +68,9 @@ class Setting:
 
     rewards = (Letters(), Brief())
 
-    def __init__(self, folder: Path, adapter: bool = False, **model: Any) -> None:
+    def __init__(self, folder: Path, adapter: bool = False, dropout: float = 0.0, **model: Any) -> None:
         self.folder, self.adapter, self.model = folder, adapter, model
+        self.lora = Lora(rank=4, dropout=dropout)
         self.data = replace(conversations(), mixing=Mixing(shuffle=False))
         self.seed = 3
 
@@ -93,7 +95,7 @@ class Setting:
             if watch is not None:
                 watch(event)
 
-        plugins = (stage, *self.rewards, AdamW(), Lora(rank=4))
+        plugins = (stage, *self.rewards, AdamW(), self.lora)
         context = stage_context(*plugins, folder=self.folder / name, seed=self.seed, watch=see, resume=resume)
         bundle = self.bundle(context)
         data = context.calls.own("tunekit_prepare_data", data=self.data, tokenizer=bundle.tokenizer, context=context)
@@ -104,15 +106,15 @@ class Setting:
         """Train by TRL alone, on conversations that it writes and orders itself."""
         from datasets import Dataset
 
-        context = stage_context(AdamW(), Lora(rank=4), folder=self.folder, seed=self.seed)
+        context = stage_context(AdamW(), self.lora, folder=self.folder, seed=self.seed)
         bundle = self.bundle(context)
-        if options.get("beta", 0) and not self.adapter:
+        rloo = options.pop("rloo", False)
+        if options.get("beta", 0.05 if rloo else 0) and not self.adapter:
             bundle.model.save_pretrained(self.folder / "start")
             bundle.model.config.name_or_path = str(self.folder / "start")
         turns = [[{"role": turn.role, "content": turn.content} for turn in each.messages[:-1]] for each in self.data]
-        trainer, arguments = (trl.GRPOTrainer, trl.GRPOConfig)
-        if options.pop("rloo", False):
-            trainer, arguments = trl.RLOOTrainer, trl.RLOOConfig
+        trainer = trl.RLOOTrainer if rloo else trl.GRPOTrainer
+        arguments = trl.RLOOConfig if rloo else trl.GRPOConfig
         made = trainer(
             model=bundle.model,
             reward_funcs=[
@@ -141,6 +143,15 @@ def furthest(one: Weights, other: Weights) -> float:
     named = [name for name in one if ".ref." not in name]
     assert named
     return max(float((one[name] - other[name]).abs().max()) for name in named)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Trainer collects garbage each time, half a second for all that TRL has imported: that stays."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -72,11 +72,13 @@ class Setting:
         self.folder, self.adapter, self.model = folder, adapter, model
         self.lora = Lora(rank=4, dropout=dropout)
         self.data = replace(conversations(), mixing=Mixing(shuffle=False))
-        self.seed = 3
+        self.seed, self.precision = 3, FP32
 
     def bundle(self, context: Any) -> ModelBundle:
         """The same tiny model each time, with an adapter that is no longer fresh where one is asked for."""
-        bundle = ModelBundle(tiny_model(**self.model), tiny_tokenizer(), "tiny", FP32)
+        bundle = ModelBundle(
+            tiny_model(dtype=self.precision.weights, **self.model), tiny_tokenizer(), "tiny", self.precision
+        )
         if not self.adapter:
             return bundle
         torch.manual_seed(0)
@@ -96,7 +98,8 @@ class Setting:
                 watch(event)
 
         plugins = (stage, *self.rewards, AdamW(), self.lora)
-        context = stage_context(*plugins, folder=self.folder / name, seed=self.seed, watch=see, resume=resume)
+        context = stage_context(*plugins, folder=self.folder / name, seed=self.seed, watch=see, resume=resume,
+                                precision=self.precision)  # fmt: skip
         bundle = self.bundle(context)
         data = context.calls.own("tunekit_prepare_data", data=self.data, tokenizer=bundle.tokenizer, context=context)
         result = context.calls.own("tunekit_train_stage", bundle=bundle, data=data, context=context)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tunekit.hooks import hookimpl
-from tunekit.testing.options import own_options
+from tunekit.testing.options import shows
 from tunekit_trl import Grpo, Rloo
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL alone says so
@@ -29,6 +29,7 @@ class Case:
     besides: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     prompts: int = 1
+    stage: Any = Grpo
 
 
 UNEVEN = {"eos_token_id": list(range(2, 200))}
@@ -39,10 +40,10 @@ LOSSES = [
     for name in ("grpo", "bnpo", "dr_grpo", "cispo", "sapo")
 ]
 TWO_GROUPS = {"per_device_train_batch_size": 8}
-SHARED: dict[str, list[Case]] = {
+EVIDENCE: dict[str, list[Case]] = {
     "learning_rate": [Case({"learning_rate": 3e-3})],
     "batch.rows": [Case({"batch": {"rows": 8}}, TWO_GROUPS, prompts=2)],
-    "num_generations": [Case({"num_generations": 2}, prompts=2)],
+    "num_generations": [Case({"num_generations": 2}, prompts=2), Case({"num_generations": 2}, prompts=2, stage=Rloo)],
     "max_completion_length": [Case({"max_completion_length": 6})],
     "temperature": [Case({"temperature": 0.5})],
     "top_p": [Case({"top_p": 0.3})],
@@ -56,10 +57,11 @@ SHARED: dict[str, list[Case]] = {
     "mask_truncated_completions": [Case({"mask_truncated_completions": True})],
     "disable_dropout": [Case({"disable_dropout": True}, model={"adapter": True, "dropout": 0.5})],
     "reward_weights": [Case({"reward_weights": {"letters": 9.0}}, {"reward_weights": [9.0, 1.0]})],
-    "beta": [Case({"beta": 2.0})],
-}
-GRPO: dict[str, list[Case]] = {
-    **SHARED,
+    "beta": [
+        Case({"beta": 2.0}),
+        Case({"beta": 2.0}, besides={"num_iterations": 1}, prompts=2, stage=Rloo),
+    ],
+    "trl": [Case({"trl": {"vespo_k_pos": 9.0}}, {"vespo_k_pos": 9.0}, besides={"loss_type": "vespo"})],
     "loss_type": [
         *LOSSES,
         Case({"loss_type": "vespo"}),
@@ -74,14 +76,19 @@ GRPO: dict[str, list[Case]] = {
     "entropy_coef": [Case({"entropy_coef": 1.0})],
     "top_entropy_quantile": [Case({"top_entropy_quantile": 0.3})],
     "multi_objective_aggregation": [Case({"multi_objective_aggregation": "normalize_then_sum"})],
-    "trl": [Case({"trl": {"vespo_k_pos": 9.0}}, {"vespo_k_pos": 9.0}, besides={"loss_type": "vespo"})],
+    "normalize_advantages": [Case({"normalize_advantages": True}, stage=Rloo)],
+    "reward_clip_range": [Case({"reward_clip_range": (-0.1, 0.1)}, stage=Rloo)],
 }
-RLOO: dict[str, list[Case]] = {
-    "num_generations": SHARED["num_generations"],
-    "beta": [Case({"beta": 2.0}, besides={"num_iterations": 1}, prompts=2)],
-    "normalize_advantages": [Case({"normalize_advantages": True})],
-    "reward_clip_range": [Case({"reward_clip_range": (-0.1, 0.1)})],
+"""The options that the stages bring. What both share is passed on by the same lines, and shown once."""
+ENGINE: dict[str, list[Case]] = {
+    "weight_decay": [Case({"weight_decay": 0.5}, model={"adapter": True})],
+    "max_grad_norm": [Case({"max_grad_norm": 1e-7})],
+    "schedule": [Case({"schedule": {"shape": "linear"}}, {"lr_scheduler_type": "linear"})],
+    "batch.accumulation": [
+        Case({"batch": {"rows": 4, "accumulation": 2}}, {"gradient_accumulation_steps": 2}, prompts=2)
+    ],
 }
+"""Options of every stage that are passed on."""
 
 
 KEPT: dict[str, Any] = {}
@@ -96,12 +103,12 @@ def _without(world: Any, stage: Any, besides: Mapping[str, Any]) -> Any:
 
 
 @pytest.fixture
-def compare(setting: Any, distance: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Case], None]:
+def compare(setting: Any, distance: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], None]:
     """Train with the options, without them, and with TRL alone. Nobody looks at the pictures."""
     monkeypatch.setattr("tunekit_trl.results.draw_loss", lambda train, held_out, path, label: path)
 
-    def check(stage: Any, case: Case) -> None:
-        world = setting(**case.model)
+    def check(case: Case) -> None:
+        world, stage = setting(**case.model), case.stage
         besides = {name: value for name, value in case.besides.items() if name in stage.config_type().model_fields}
         plain = {name: value for name, value in case.besides.items() if name != "batch"}
         tuned = world.tune(stage(**{**OURS, **BASE, **besides, **case.ours}), "tuned").weights
@@ -115,16 +122,15 @@ def compare(setting: Any, distance: Any, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 
 @pytest.mark.parametrize(
-    ("stage", "case"),
+    "case",
     [
-        pytest.param(stage, case, id=f"{stage.__name__}-{option}-{number}")
-        for stage, cases in ((Grpo, GRPO), (Rloo, RLOO))
-        for option, each in cases.items()
-        for number, case in enumerate(each)
+        pytest.param(case, id=f"{option}-{number}")
+        for option, cases in {**EVIDENCE, **ENGINE}.items()
+        for number, case in enumerate(cases)
     ],
 )
-def test_an_option_acts_as_that_of_trl(stage: Any, case: Case, compare: Any) -> None:
-    compare(stage, case)
+def test_an_option_acts_as_that_of_trl(case: Case, compare: Any) -> None:
+    compare(case)
 
 
 class Counting:
@@ -143,6 +149,7 @@ class Counting:
         self.plugin = Counted()
 
 
+@shows("num_generations_eval")
 def test_evaluations_ask_so_many_answers_of_each_prompt(setting: Any) -> None:
     found = {}
     for each in (None, 1):
@@ -156,6 +163,7 @@ def test_evaluations_ask_so_many_answers_of_each_prompt(setting: Any) -> None:
     assert found == {None: 16, 1: 4}
 
 
+@shows("batch.max_length")
 def test_longer_prompts_are_dropped_or_cut(setting: Any) -> None:
     sizes = {}
     for limit in (20, 1024):
@@ -163,16 +171,3 @@ def test_longer_prompts_are_dropped_or_cut(setting: Any) -> None:
         stage = Grpo(**{**OURS, **BASE, "batch": {"rows": 4, "max_length": limit, "too_long": "drop"}})
         sizes[limit] = world.tune(stage, f"{limit}").result.facts["prompts_trained_on"]
     assert 0 < sizes[20] < sizes[1024] == 8
-
-
-ELSEWHERE = {
-    "num_generations_eval": test_evaluations_ask_so_many_answers_of_each_prompt,
-    "batch.max_length": test_longer_prompts_are_dropped_or_cut,
-}
-
-
-@pytest.mark.parametrize("stage", [Grpo, Rloo])
-def test_every_option_has_evidence(stage: Any) -> None:
-    """What both stages share is passed on by the same lines, and shown once."""
-    shown = {**SHARED, **ELSEWHERE, **(GRPO if stage is Grpo else RLOO), "trl": GRPO["trl"]}
-    assert set(own_options(stage)) <= set(shown)

@@ -19,6 +19,7 @@ from tunekit.values import (
     StageContext,
     StageResult,
 )
+from tunekit_train.hooks import TrainHooks
 
 from .options import GrpoConfig, OnlineConfig, RlooConfig
 
@@ -32,6 +33,7 @@ class OnlineStage(Plugin[Config]):
     """
 
     source: ClassVar[tuple[str, str]]
+    hookspecs = (TrainHooks,)
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

@@ -38,7 +38,7 @@ RLOO = ("normalize_advantages", "reward_clip_range")
 """Options of the same name and meaning there: of both trainers, and of each."""
 
 
-def make_arguments(session: Session, names: list[str]) -> Any:
+def make_arguments(session: Session, names: list[str], resumed: bool) -> Any:
     """The config object of TRL's trainer. `names` are those of the rewards, in their order."""
     from trl import GRPOConfig, RLOOConfig  # type: ignore[attr-defined]
 
@@ -47,10 +47,10 @@ def make_arguments(session: Session, names: list[str]) -> Any:
     own = {name: getattr(config, name) for name in (*SAME, *(GRPO if grpo else RLOO))}
     weights = [config.reward_weights.get(name, 1.0) for name in names]
     make = GRPOConfig if grpo else RLOOConfig
-    return make(**_surroundings(session), **own, **config.trl, reward_weights=weights)
+    return make(**_surroundings(session, resumed), **own, **config.trl, reward_weights=weights)
 
 
-def _surroundings(session: Session) -> dict[str, Any]:
+def _surroundings(session: Session, resumed: bool) -> dict[str, Any]:
     """When it logs, evaluates and saves is `Rhythm`'s to say; the order of the prompts is the session's."""
     config, precision = session.config, session.bundle.precision
     autocast = precision.compute if precision.autocast else "float32"
@@ -61,13 +61,14 @@ def _surroundings(session: Session) -> dict[str, Any]:
         "gradient_accumulation_steps": config.batch.accumulation,
         "steps_per_generation": config.micro_batches,
         "max_steps": session.total_steps,
-        "lr_scheduler_type": config.schedule.shape,
-        "warmup_steps": session.warmup_steps,
         "shuffle_dataset": False,
         "logging_strategy": "no",
         "eval_strategy": "no",
         "save_strategy": "no",
         "logging_nan_inf_filter": False,
+        "restore_callback_states_from_checkpoint": True,
+        "eval_on_start": config.evaluate.at_start and not resumed,
+        "run_name": f"{session.context.folder.parent.name}-{session.context.name}",
         "disable_tqdm": True,
         "report_to": list(config.log.trackers) or "none",
         "seed": session.context.seed,

@@ -34,7 +34,7 @@ class Rhythm(TrainerCallback):
         due = bool(every) and border and step // every > (step - period) // every
         control.should_save = not last and (stopping or due)
         control.should_log = last or control.should_save or step % config.log.every == 0
-        rounds = config.evaluate.every or self.session.steps_per_epoch
+        rounds = self.session.evaluate_every
         control.should_evaluate = bool(self.session.held_out) and (last or step % rounds == 0)
         control.should_training_stop = control.should_training_stop or stopping
         return control

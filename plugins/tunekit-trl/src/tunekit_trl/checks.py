@@ -11,6 +11,7 @@ from tunekit.calls import implements
 from tunekit.errors import Problem, nearest
 from tunekit.values import Plan, StagePlan
 from tunekit_train import TrainConfig
+from tunekit_train.checks import option_problems
 
 from .installed import installed_options, misfit
 from .options import CLIPPED, GrpoConfig, OnlineConfig
@@ -19,6 +20,7 @@ SHARED = frozenset(
     {
         "epochs",
         "steps",
+        "seed",
         "learning_rate",
         "weight_decay",
         "max_grad_norm",
@@ -27,18 +29,18 @@ SHARED = frozenset(
         "batch.max_length",
         "batch.too_long",
         "batch.padding",
-        "schedule.shape",
-        "schedule.warmup_ratio",
-        "schedule.warmup_steps",
         "checkpoint.every",
         "checkpoint.keep",
-        "evaluate.share",
+        "compute.deterministic",
+        "evaluate.at_start",
         "evaluate.every",
+        "evaluate.every_ratio",
+        "evaluate.share",
         "log.every",
         "log.trackers",
     }
 )
-"""Options of every stage that mean here what they mean elsewhere. A value of any other is refused."""
+"""Options of every stage that mean here what they mean elsewhere, besides the schedule. Any other is refused."""
 
 OURS: Mapping[str, str] = {
     "learning_rate": "write learning_rate as an option of the stage",
@@ -65,7 +67,9 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     for stage in plan.stages:
         if stage.plugin.plugin is plugin:
             config: OnlineConfig = plugin.config
+            yield from option_problems(config, stage.key)
             yield from _shared(config, stage.key)
+            yield from _measured(plan, stage)
             yield from _data(config, stage)
             yield from _groups(config, stage.key)
             yield from _rewards(config, plan, stage)
@@ -78,11 +82,15 @@ def _shared(config: OnlineConfig, key: str) -> Iterator[Problem]:
     """Options of our own engine, which does not train here."""
     own = type(config).model_fields.keys() - TrainConfig.model_fields.keys()
     for path, value, usual in _values(config):
-        if path.partition(".")[0] not in own and path not in SHARED and value != usual:
+        shared = path in SHARED or path.startswith("schedule.") or path.partition(".")[0] in own
+        if not shared and value != usual:
             what = f"is {value!r}, which tunekit's own engine does, and this stage is trained by TRL's"
             yield Problem(f"{key}.{path}", what, "leave it out")
     if config.batch.padding == "never":
         yield Problem(f"{key}.batch.padding", "is never, and TRL pads its batches", "leave it out")
+    if config.schedule.shape == "reduce_lr_on_plateau":
+        what = "is reduce_lr_on_plateau, and TRL's evaluations give it nothing but the loss to go by"
+        yield Problem(f"{key}.schedule.shape", what, "use another shape")
     if config.batch.too_long == "split":
         yield Problem(f"{key}.batch.too_long", "is split, and half a prompt is none", "use cut or drop")
 
@@ -95,6 +103,15 @@ def _values(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any
             yield from _values(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value, field.get_default(call_default_factory=True, validated_data={})
+
+
+def _measured(plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """Metrics of plugins are asked about the batches of our own engine."""
+    alone = all(type(each.plugin.plugin).__module__ == __package__ for each in plan.stages)
+    for planned in (*stage.uses, *(planned for planned in plan.plugins if alone and planned.stage is None)):
+        if implements(planned.plugin, "tunekit_train_metrics"):
+            what = f"{planned.name} measures batches of tunekit's own engine, and this stage is trained by TRL's"
+            yield Problem(planned.key, what, "name it in a stage of that engine")
 
 
 def _data(config: OnlineConfig, stage: StagePlan) -> Iterator[Problem]:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tunekit.errors import DataError, DivergedError, InterruptedRunError, Problem
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+from tunekit.errors import DataError, DivergedError, InterruptedRunError, Problem, TunekitError
 from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
 from tunekit_train.checkpoints import Checkpoints
 from tunekit_train.job import cast_trainable_
 from tunekit_train.order import split
 from tunekit_train.permuting import permutation
 from tunekit_train.prompts import Prompts
+from tunekit_train.schedules import factor_of
 
 from .options import GrpoConfig, RlooConfig
 
@@ -81,10 +85,12 @@ class Session:
         return order[:needed]
 
     @property
-    def warmup_steps(self) -> int:
-        """Steps in which the learning rate rises."""
-        schedule = self.config.schedule
-        return int(schedule.warmup_ratio * self.total_steps) if schedule.warmup_steps is None else schedule.warmup_steps
+    def evaluate_every(self) -> int:
+        """Optimiser steps between evaluations."""
+        evaluate = self.config.evaluate
+        if evaluate.every_ratio is not None:
+            return max(1, round(evaluate.every_ratio * self.total_steps))
+        return evaluate.every or self.steps_per_epoch
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -98,6 +104,22 @@ class Session:
         return self.context.calls.own(
             "tunekit_optimizer", bundle=self.bundle, named_parameters=named, settings=settings, context=self.context
         )
+
+    def make_scheduler(self, optimizer: Any, steps: int) -> Any:
+        """The learning rate over the steps, as plugins want it."""
+        factor, hook = factor_of(self.config, steps), "tunekit_train_schedule"
+        given = {"total_steps": steps, "context": self.context}
+        return LambdaLR(optimizer, self.context.calls.chain(hook, "factor", factor, **given))
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """What plugins add to Trainer. TunekitError for anything but a callback of transformers."""
+        hook = "tunekit_train_callbacks"
+        found: tuple[Any, ...] = self.context.calls.chain(hook, "callbacks", (), context=self.context)
+        for each in found:
+            if not isinstance(each, TrainerCallback):
+                what = f"{hook} returned a {type(each).__name__}"
+                raise TunekitError(what, "return objects whose class derives from transformers.TrainerCallback")
+        return found
 
     def tell(self, kind: EventKind, step: int, metrics: Mapping[str, float]) -> None:
         """Tell all watchers of the run."""

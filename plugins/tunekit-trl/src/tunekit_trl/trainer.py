@@ -23,6 +23,13 @@ class Tuned:
             self.optimizer = self.session.make_optimizer(self.model if model is None else model, self.args.max_steps)
         return self.optimizer
 
+    def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the recipe."""
+        if self.lr_scheduler is None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = self.session.make_scheduler(optimizer, num_training_steps)
+        return self.lr_scheduler
+
     def compute_loss(self: Any, *arguments: Any, **named: Any) -> Any:
         """TRL's loss, which has to be a number."""
         loss = super().compute_loss(*arguments, **named)  # type: ignore[misc]

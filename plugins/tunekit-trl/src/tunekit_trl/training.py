@@ -15,6 +15,7 @@ from transformers import PrinterCallback
 from tunekit.errors import DataError, Problem
 from tunekit.values import ModelBundle, Prepared, StageContext, StageResult
 from tunekit_train.checkpoints import read_state
+from tunekit_train.determinism import deterministic
 from tunekit_train.engine import quiet
 from tunekit_train.job import cast_trainable_
 from tunekit_train.memory import PeakMemory
@@ -44,15 +45,16 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
     """
     assert isinstance(data, Prompts), "a stage is given what it has prepared"
     peak, stop = PeakMemory(context.precision.device), Interrupt()
-    session = Session(plugin.config, data, bundle, context)
+    session = Session(plugin.config, data, bundle, plugin.config.seeded(context))
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(session)
     with ExitStack() as stack:
         stack.enter_context(quiet())
         stack.enter_context(deprecations())
+        stack.enter_context(deterministic(plugin.config.compute.deterministic))
         stack.enter_context(lent(bundle.model))
         copied = stack.enter_context(reference(bundle, plugin.config.beta, context.folder / "reference"))
-        trainer = _trainer(session, stop)
+        trainer = _trainer(session, stop, resumed is not None)
         with stop.listening(), _ctrl_c(session):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.state.global_step < session.total_steps:
@@ -80,7 +82,7 @@ def _resume_point(session: Session) -> Path | None:
     return newest
 
 
-def _trainer(session: Session, stop: Interrupt) -> Any:
+def _trainer(session: Session, stop: Interrupt, resumed: bool) -> Any:
     """TRL's trainer on this stage's model, prompts and rewards; the model's tokenizer is left as it is."""
     from .trainer import TunedGrpo, TunedRloo
 
@@ -92,22 +94,31 @@ def _trainer(session: Session, stop: Interrupt) -> Any:
             session=session,
             model=session.bundle.model,
             reward_funcs=rewards.functions,
-            args=make_arguments(session, rewards.names),
+            args=make_arguments(session, rewards.names, resumed),
             train_dataset=_rows(known, session.order),
             eval_dataset=_rows(known, session.held_out) if session.held_out else None,
             processing_class=known.tokenizer,
         )
     rewards.ends = frozenset({*trainer.eos_token_ids, known.tokenizer.pad_token_id})
     trainer.remove_callback(PrinterCallback)
+    _place_tensorboard(trainer, session.context.folder / "tensorboard")
     state = {"data": session.data.fingerprint}
     for callback in (
         GradientGuard(session.diverged, scaled=trainer.args.fp16),
         Rhythm(session, stop),
         Teller(session),
         Saver(session.checkpoints, lambda: state, lambda folder: None, session.tell),  # type: ignore[arg-type]
+        *session.callbacks(),
     ):
         trainer.add_callback(callback)
     return trainer
+
+
+def _place_tensorboard(trainer: Any, folder: Path) -> None:
+    """Its own default is inside Trainer's output folder, where only half-written checkpoints live."""
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__name__ == "TensorBoardCallback" and callback.logging_dir is None:
+            callback.logging_dir = str(folder)
 
 
 def _rows(known: Known, order: Sequence[int]) -> Dataset:

@@ -127,7 +127,7 @@ model.get_input_embeddings().register_forward_hook(noisy_embeddings)
 model = model if full else with_lora(model, dropout=0.1)
 config = TrainConfig(
     epochs=2,
-    learning_rate=0.1 if choosing else 1e-2,
+    learning_rate=0.05 if choosing else 1e-2,
     weight_decay=0.1,
     steps=12 if streamed else None,
     batch={"rows": 2, "accumulation": 2, "max_length": 24, "packing": "greedy" if "packed" in data else "none"},

@@ -25,7 +25,9 @@ LAYERS = [
     "plan",
     "record",
     "adapters",
+    "launching",
     "engine",
+    "launched",
     "pipeline",
     "cli",
 ]

@@ -13,9 +13,11 @@ from .adapters import NamedAdapters
 from .calls import Calls
 from .data import load_tokenizer, open_examples, preparing
 from .errors import InterruptedRunError, RunFolderError
+from .launching import EventLog, first_here, make_launch, refuse_crowd, refuse_what_stays_here
 from .local import identity
+from .plan import add_estimate, make_plan
 from .recipe import Recipe, Use
-from .record import Record
+from .record import Onlooker, Record
 from .run import Run
 from .values import (
     Context,
@@ -24,6 +26,7 @@ from .values import (
     ModelBundle,
     Plan,
     Prepared,
+    Processes,
     Quantization,
     Report,
     StageContext,
@@ -38,18 +41,29 @@ def start(
     plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = (), adapters: NamedAdapters | None = None
 ) -> Run:
     """Carry out a plan in a fresh run folder, on a model that is loaded already or on one of its own."""
-    return _Engine(plan, Record.create(folder, plan), watchers, adapters).run()
+    record = Record.create(folder, plan) if first_here() else Onlooker(Path(folder))
+    return _Engine(plan, record, watchers, adapters).run()
 
 
 def resume(plan: Plan, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
     """Go on with the run in `folder`: finished stages are kept, the next goes on from its newest checkpoint."""
-    record = Record.open(folder)
+    record = (Record if first_here() else Onlooker).open(folder)
     if _essence(record.recipe) != _essence(plan.recipe):
         raise RunFolderError(
             f"{folder} holds a run of another recipe", "resume it with its own, or choose another folder"
         )
     record.set_status("running")
     return _Engine(plan, record, watchers).run()
+
+
+def take_part(folder: Path) -> None:
+    """Carry out the run in `folder` together with the processes that this one was started with.
+
+    The process that was asked for the run has made the folder, and reads there what has become of it.
+    """
+    first = first_here()
+    record = (Record if first else Onlooker).open(folder)
+    _Engine(add_estimate(make_plan(record.recipe)), record, [EventLog(folder)] if first else []).run()
 
 
 def open_model(
@@ -94,24 +108,66 @@ class _Engine:
         )
 
     def run(self) -> Run:
+        adapters: NamedAdapters | None = None
         with self._status():
-            tokenizer, reports = load_tokenizer(self.context, self.plan.load_request)
-            data = {stage.index: self._prepare(stage, tokenizer) for stage in self._waiting()}
-            adapters = self._open(tokenizer) if self.given is None else self.given
-            self.record.reports({**reports, **adapters.patched})
-            with adapters.serving(self.context, self.plan.stages):
-                self._carry_out(adapters, data)
-        return Run(self.plan, self.record, adapters, self.context)
+            processes = self._launch()
+            if processes is not None:
+                self.context = replace(self.context, processes=processes)
+                adapters = self._carry_out()
+        if processes is not None:
+            processes.wait()
+            processes.close()
+        return Run(self.plan, self.record, adapters or self._reopened, self.context)
 
-    def _carry_out(self, adapters: NamedAdapters, data: Mapping[int, Prepared]) -> None:
-        """Bring back what finished stages have left, then train the others, each on its adapter."""
-        for name, folder in self.record.adapters.items():
-            adapters.use(name, folder)
-        for stage in self._waiting():
-            bundle = adapters.use(stage.adapter, stage.start)
-            result = self._train(stage, bundle, data[stage.index])
-            adapters.keep(result.bundle, self.record.adapters.get(stage.adapter))
-        adapters.use(self.plan.final_adapter)
+    def _launch(self) -> Processes | None:
+        """Bring the run to where it happens; None where it has happened there."""
+        if self.calls.owner("tunekit_launch") is None:
+            refuse_crowd()
+            return Processes()
+        refuse_what_stays_here(self.plan, self.given is not None)
+        launch = make_launch(self.record.folder, self.watchers)
+        processes: Processes | None = self.calls.own("tunekit_launch", plan=self.plan, launch=launch)
+        if processes is None:
+            launch.report()
+            for stage in self.record.finished_stages():
+                self._note_memory(stage["metrics"])
+        return processes
+
+    def _carry_out(self) -> NamedAdapters | None:
+        """Prepare all data, then train all stages that are left; None where the model was left in parts.
+
+        What several processes have trained is read anew for the next stage: each may hold a part of it only.
+        """
+        tokenizer, reports = load_tokenizer(self.context, self.plan.load_request)
+        waiting = self._waiting()
+        data = {stage.index: self._prepare(stage, tokenizer) for stage in waiting}
+        adapters = self._open(tokenizer) if self.given is None else self.given
+        self.record.reports({**reports, **adapters.patched})
+        if self.context.processes.count == 1:
+            self._train_all(adapters, waiting, data)
+            adapters.use(self.plan.final_adapter)
+            return adapters
+        for number, stage in enumerate(waiting):
+            adapters = self._open(tokenizer) if number else adapters
+            self._train_all(adapters, [stage], data)
+        return None
+
+    def _train_all(self, adapters: NamedAdapters, stages: Sequence[StagePlan], data: Mapping[int, Prepared]) -> None:
+        """Bring back what finished stages have left, then train these, each on its adapter."""
+        with adapters.serving(self.context, self.plan.stages):
+            for name, folder in self.record.adapters.items():
+                adapters.use(name, folder)
+            for stage in stages:
+                bundle = adapters.use(stage.adapter, stage.start)
+                result = self._train(stage, bundle, data[stage.index])
+                adapters.keep(result.bundle, self.record.adapters.get(stage.adapter))
+
+    def _reopened(self) -> NamedAdapters:
+        """The model as the run has left it, for asking."""
+        record, name = self.record, self.plan.final_adapter
+        adapters = open_model(self.plan, record.folder, record.artefact("model"))
+        adapters.use(name, record.adapters.get(name) if name else None)
+        return adapters
 
     def _waiting(self) -> list[StagePlan]:
         done = {stage["index"] for stage in self.record.finished_stages()}
@@ -120,9 +176,10 @@ class _Engine:
     def _prepare(self, stage: StagePlan, tokenizer: Any) -> Prepared:
         """Read, format and tokenise all data of a stage: before the weights, so that a bad row costs nothing."""
         examples = open_examples(self.calls.for_stage(stage.index), stage.sources, stage.mixing)
-        prepared: Prepared = self.calls.one(
-            stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=self._stage(stage)
-        )
+        with self.context.processes.first_alone():
+            prepared: Prepared = self.calls.one(
+                stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=self._stage(stage)
+            )
         self.record.data(self.plan.title(stage.index), prepared.account)
         if not stage.mixing.streaming:
             prepared.account.stop_on_problems()
@@ -146,7 +203,8 @@ class _Engine:
         )
         self.record.data(self.plan.title(stage.index), data.account)
         self.record.finish_stage(stage, result)
-        self._note_memory(result)
+        self._note_memory(result.metrics)
+        self.context.processes.wait()  # the others read in the record what this stage has left
         return result
 
     def _stage(self, stage: StagePlan) -> StageContext:
@@ -156,17 +214,20 @@ class _Engine:
             emit=partial(self._emit, index=stage.index),
             adapters=self.record.adapters,
             choices=self.plan.estimate.choices.get(stage.key, {}) if self.plan.estimate else {},
+            processes=self.context.processes,
         )
 
-    def _note_memory(self, result: StageResult) -> None:
+    def _note_memory(self, metrics: Mapping[str, float]) -> None:
         """Write the measured peak next to the estimate."""
-        measured = result.metrics.get("peak_memory_bytes")
+        measured = metrics.get("peak_memory_bytes")
         if measured is not None and self.plan.estimate is not None:
             estimated = self.plan.estimate.peak_bytes
             ratio = round(estimated / measured, 3) if measured else None
             self.record.note(memory={"estimated": estimated, "measured": int(measured), "ratio": ratio})
 
     def _emit(self, event: Event, index: int = 0) -> None:
+        if not self.context.processes.first:
+            return
         self.record.event(event, index)
         for watcher in self.watchers:
             try:

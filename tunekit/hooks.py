@@ -24,6 +24,7 @@ from .values import (
     Event,
     Example,
     Examples,
+    Launch,
     LoadRequest,
     Machine,
     ModelBundle,
@@ -31,6 +32,7 @@ from .values import (
     Plan,
     Precision,
     Prepared,
+    Processes,
     Prompt,
     Quantization,
     Report,
@@ -89,6 +91,21 @@ class HookSpecs:
         Returns: the policy.
         Raises: PlanError where the recipe asks for what the hardware cannot do.
         Example: bf16 autocast on a CPU with AVX512-BF16, fp32 on one without.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_launch(self, plan: Plan, launch: Launch) -> Processes | None:
+        """Bring the run to the processes that carry it out, or this process to the others of its run.
+
+        Kind: own, optional; without one, the run happens in the process that was asked for it.
+        When: once the run folder is there and before data is read; in each of the processes as well, where
+            `launch.rank` says which it is.
+        Changes: starts processes, and waits for them; or joins those that this one was started with.
+        Returns: this process's place among those that carry out the run; None where others have carried it out to its
+            end.
+        Raises: what the process that failed first has raised; InterruptedRunError after Ctrl-C.
+        Example: `ddp` starts a process for each accelerator; started by torchrun, it joins the others.
         """
         raise AssertionError
 

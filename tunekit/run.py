@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,34 @@ from .calls import Calls, implements
 from .data import RecordedData
 from .errors import PlanError, Problem, TunekitError
 from .record import Record
-from .values import Answer, Backend, Context, GenerationSettings, Message, Plan, Prompt
+from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
+
+Opened = NamedAdapters | Callable[[], NamedAdapters]
 
 
 class Talk:
     """A loaded model that answers."""
 
-    def __init__(self, adapters: NamedAdapters, context: Context, name: str | None) -> None:
-        """Talk to the model with the adapter of this name, which is active; with None to the base alone."""
-        self.bundle = adapters.bundle
-        self._adapters, self._context, self._name = adapters, context, name
+    def __init__(self, adapters: Opened, context: Context, name: str | None) -> None:
+        """Talk to the model with the adapter of this name, which is active; with None to the base alone.
+
+        A function in place of the adapters opens them when they are first needed.
+        """
+        self._context, self._name = context, name
         self._backend: Backend | None = None
+        self._open = adapters if callable(adapters) else None
+        if isinstance(adapters, NamedAdapters):
+            self._adapters, self.bundle = adapters, adapters.bundle
+
+    @cached_property
+    def _adapters(self) -> NamedAdapters:
+        assert self._open is not None, "adapters that were given need not be opened"
+        return self._open()
+
+    @cached_property
+    def bundle(self) -> ModelBundle:
+        """The model with all that belongs to it, with this adapter."""
+        return self._adapters.bundle
 
     @property
     def backend(self) -> Backend:
@@ -71,8 +89,8 @@ class Talk:
 class Run(Talk):
     """What a run left: `record`, `metrics`, `adapter`, and the trained model to talk to."""
 
-    def __init__(self, plan: Plan, record: Record, adapters: NamedAdapters, context: Context) -> None:
-        super().__init__(adapters, context, adapters.active)
+    def __init__(self, plan: Plan, record: Record, adapters: Opened, context: Context) -> None:
+        super().__init__(adapters, context, plan.final_adapter if callable(adapters) else adapters.active)
         self.plan = plan
         self.record = record
 

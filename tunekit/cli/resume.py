@@ -17,9 +17,13 @@ def add_to(app: typer.Typer) -> None:
 
 def resume(folder: Annotated[str, typer.Argument(help="Folder of the run.")], json: Json = False) -> None:
     """Continue an interrupted run to the numbers it would have reached."""
+    from ..launching import first_here
     from ..pipeline import resume_run
     from .progress import ProgressBar
 
+    if not first_here():  # of several processes, the first talks to the user
+        resume_run(folder)
+        return
     if json:
         with only_json() as write:
             write(outcome(resume_run(folder)))

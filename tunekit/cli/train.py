@@ -21,10 +21,14 @@ def add_to(app: typer.Typer) -> None:
 
 def train(recipe: Recipe, overrides: Overrides = None, output: Output = None, json: Json = False) -> None:
     """Plan a recipe, then run it."""
+    from ..launching import first_here
     from ..pipeline import Pipeline
     from .progress import ProgressBar
 
     pipeline = Pipeline.from_file(recipe, overrides or ())
+    if not first_here():  # of several processes, the first talks to the user
+        pipeline.run(output)
+        return
     if json:
         with only_json() as write:
             write(outcome(pipeline.run(output)))

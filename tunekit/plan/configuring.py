@@ -187,4 +187,4 @@ def _not_for_a_stage(planned: PlannedPlugin) -> Iterable[Problem]:
         )
 
 
-_CORE = frozenset({*DEFAULTS, "tunekit_quantize", "tunekit_before_load", "tunekit_patch"})
+_CORE = frozenset({*DEFAULTS, "tunekit_quantize", "tunekit_before_load", "tunekit_patch", "tunekit_launch"})

@@ -11,6 +11,7 @@ from ..values import DEFAULT_ADAPTER, PlannedPlugin, PlanStep, StagePlan
 
 PHASES: tuple[tuple[str, str], ...] = (
     ("precision", "tunekit_precision"),
+    ("launch", "tunekit_launch"),
     ("tokenizer", "tunekit_load_tokenizer"),
     ("tokenizer", "tunekit_patch_tokenizer"),
     ("data", "tunekit_read_data"),
@@ -29,6 +30,7 @@ PHASES: tuple[tuple[str, str], ...] = (
 
 SLOTS = (
     "tunekit_precision",
+    "tunekit_launch",
     "tunekit_load_tokenizer",
     "tunekit_read_data",
     "tunekit_tool_format",
@@ -82,7 +84,7 @@ def order(plugins: Iterable[PlannedPlugin]) -> tuple[list[PlannedPlugin], list[P
 def steps(plugins: Sequence[PlannedPlugin], stages: Sequence[StagePlan]) -> Iterator[PlanStep]:
     """The hook calls of a run in the order they will be made."""
     run = [planned for planned in plugins if planned.stage is None]
-    for phase, hook in PHASES[:3]:
+    for phase, hook in PHASES[:4]:
         yield from _steps(phase, hook, run)
     for stage in stages:
         view = [planned for planned in plugins if planned.stage in (None, stage.index)]

@@ -22,6 +22,7 @@ from .inference import Answer, Backend, GenerationSettings, Prompt, TextScore
 from .machine import BYTES, Accelerator, DType, Machine, Precision
 from .model import DEFAULT_ADAPTER, Adapters, LoadRequest, Merge, ModelBundle, Quantization, Report
 from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
+from .processes import Launch, Processes
 from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
 from .training import MEASURED, Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
@@ -53,6 +54,7 @@ __all__ = [
     "Image",
     "Item",
     "Kind",
+    "Launch",
     "LoadRequest",
     "Machine",
     "Merge",
@@ -66,6 +68,7 @@ __all__ = [
     "PlannedPlugin",
     "Precision",
     "Prepared",
+    "Processes",
     "Prompt",
     "Quantization",
     "Report",

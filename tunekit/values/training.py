@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .machine import Machine, Precision
 from .model import ModelBundle
+from .processes import Processes
 
 if TYPE_CHECKING:
     from .plan import PlannedPlugin
@@ -52,7 +53,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Context:
-    """What a plugin may know of the run it is part of. `folder` is the run folder, `emit` tells all watchers."""
+    """What a plugin may know of the run it is part of.
+
+    `folder` is the run folder, `emit` tells all watchers, `processes` are those that carry out the run.
+    """
 
     calls: Calls
     machine: Machine
@@ -60,6 +64,7 @@ class Context:
     folder: Path
     seed: int
     emit: Callable[[Event], None]
+    processes: Processes = field(default_factory=Processes)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,15 @@ def streaming_problems(config: TrainConfig, key: str) -> Iterator[Problem]:
         yield Problem(f"{key}.batch.packing", what, "use greedy, or stream nothing")
 
 
+def uneven(config: TrainConfig, processes: int, key: str) -> Iterator[Problem]:
+    """A step's micro-batches are shared out among the processes, so that they are the same in any number of them."""
+    accumulation = config.batch.accumulation
+    if accumulation % processes:
+        where, more = f"{key}.batch.accumulation", -(-accumulation // processes) * processes
+        what = f"is {accumulation}, and {processes} processes share out the micro-batches of a step"
+        yield Problem(where, what, f"set it to a multiple of {processes}, such as {more}; they are as many in all")
+
+
 def _order(batch: BatchConfig, mixing: Mixing, key: str) -> Iterator[Problem]:
     """Each of these wants the rows in an order of its own, or a layout of its own."""
     kept = not mixing.shuffle and not mixing.streaming

@@ -18,7 +18,7 @@ from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
 from .checkpoints import Checkpoints, read_state
 from .compiling import compiled
-from .config import TrainConfig
+from .config import LoraProduct, TrainConfig
 from .determinism import deterministic
 from .fitting import Fitting, as_options_say, checkpointed
 from .forward import Strategy, choose_strategy, prepared
@@ -33,7 +33,7 @@ from .sources import Sources
 from .streaming import StreamedItems
 from .tally import Tally
 from .trainer import EngineTrainer
-from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller
+from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller, Verifier
 
 OBJECTIVE = "objective.pt"
 
@@ -65,7 +65,7 @@ def train(
         ExitStack() as stack,
         quiet(),
         prepared(bundle.model, job.strategy, bundle.precision.autocast),
-        one_product(bundle.model, compute.lora_product, bundle.precision, compute.compile) as taken,
+        one_product(bundle.model, _lora_product(job), bundle.precision, compute.compile) as taken,
         deterministic(compute.deterministic),
         compiled(bundle.model, compute) as compilation,
         checkpointed(bundle.model, job.fitting.checkpointing),
@@ -85,11 +85,13 @@ def train(
     trainer.selection.finish_(bundle.model, trainer.state.global_step)
     sources.close()
     with quiet():
-        artefact = save_model(bundle, context.folder)
+        artefact = save_model(bundle, context.folder, job.parallel)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
-    trainer.selection.clear_()
+    if job.parallel.first:
+        trainer.selection.clear_()
+    measured = max(job.parallel.gather(peak.read()))
     history = trainer.state.log_history
-    result = stage_result(job, history, trainer.total, peak.read(), artefact)
+    result = stage_result(job, history, trainer.total, measured, artefact)
     told = {"matrix_share": trainer.matrix_share(trainer.total)}
     metrics = {**result.metrics, **told, **evaluation_metrics(history, trainer.selection.best_step or None)}
     more = {} if job.produced is None else job.produced.facts()
@@ -119,7 +121,8 @@ def quiet() -> Iterator[None]:
 
 def _resume_point(config: TrainConfig, context: StageContext) -> Path | None:
     checkpoints = Checkpoints(context.folder / "checkpoints", config.checkpoint.keep)
-    checkpoints.clear_partial_()
+    if context.processes.first:
+        checkpoints.clear_partial_()
     return checkpoints.newest() if context.resume else None
 
 
@@ -142,10 +145,14 @@ def _fitting(config: TrainConfig, context: StageContext, resumed: Path | None) -
     return fitting
 
 
+def _lora_product(job: Job) -> LoraProduct:
+    return "never" if job.parallel.obstacle("lora_product") else job.config.compute.lora_product
+
+
 def _trainer(job: Job, sources: Sources, stop: Interrupt, resumed: bool) -> EngineTrainer:
     held_out = (job.held_out if job.produced is None else range(job.evaluated)) or None
     arguments = _arguments(job, resumed)
-    trainer = EngineTrainer(job, sources, model=job.bundle.model, args=arguments, eval_dataset=held_out)
+    trainer = EngineTrainer(job, sources, stop, model=job.bundle.model, args=arguments, eval_dataset=held_out)
     trainer.remove_callback(PrinterCallback)
     _place_tensorboard(trainer, job.context.folder / "tensorboard")
     for callback in (
@@ -153,7 +160,8 @@ def _trainer(job: Job, sources: Sources, stop: Interrupt, resumed: bool) -> Engi
         GradientGuard(job.diverged, scaled=job.needs_scaler),
         Rhythm(job, stop),
         Teller(job.tell),
-        Saver(job.checkpoints, lambda: _state(trainer), lambda folder: _write(trainer, folder), job.tell),
+        Saver(job, lambda: _state(trainer), lambda folder: _write(trainer, folder)),
+        Verifier(job, lambda: trainer.model_wrapped),
         trainer.selection,
         *job.callbacks(),
     ):
@@ -167,7 +175,7 @@ def _arguments(job: Job, resumed: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(job.checkpoints.partial),
         per_device_train_batch_size=config.batch.rows,
-        gradient_accumulation_steps=config.batch.accumulation,
+        gradient_accumulation_steps=config.batch.accumulation // job.parallel.count,
         max_steps=job.total_steps,
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
@@ -187,6 +195,7 @@ def _arguments(job: Job, resumed: bool) -> TrainingArguments:
         fp16=job.needs_scaler,
         dataloader_pin_memory=False,
         remove_unused_columns=False,
+        **job.parallel.arguments(job),
     )
 
 

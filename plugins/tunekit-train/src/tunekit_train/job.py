@@ -19,7 +19,7 @@ from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, Sta
 
 from .budget import Sizes, TokenOrder, fill
 from .checkpoints import Checkpoints
-from .checks import option_problems, streaming_problems, unpacked
+from .checks import option_problems, streaming_problems, uneven, unpacked
 from .config import TrainConfig
 from .feeding import Room
 from .fitting import Fitting
@@ -29,6 +29,7 @@ from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
+from .parallel import Parallel, parallel_of
 from .producing import ProducedItems
 from .schedules import Span, factor_of, length_problems
 from .streaming import StreamedItems
@@ -68,9 +69,18 @@ class Job:
         """How many items an evaluation looks at."""
         return len(self.held_out) if self.produced is None else self.produced.held_out
 
+    @cached_property
+    def parallel(self) -> Parallel:
+        """The processes that train it."""
+        return parallel_of(self.context)
+
     def refuse(self) -> None:
         """Raise PlanError for options that the plan could not yet see are impossible."""
         packing, key, found = self.config.batch.packing, self.context.key, []
+        found += list(uneven(self.config, self.parallel.count, key))
+        if self.produced is not None and self.parallel.count > 1:
+            what = f"learns from what its own model says, and {self.parallel.count} processes would each ask another"
+            found.append(Problem(key, what, "train it in one process"))
         if packing != "none" and self.strategy.name == "padded":
             found.append(unpacked(f"{key}.batch.packing", packing, self.strategy.reason))
         if self.stream is not None:

@@ -13,6 +13,7 @@ from .forward import base_model
 from .heads import head_of, without_head
 from .items import IndexedItems
 from .job import Job
+from .parallel import Parallel
 from .picture import draw_loss
 from .tally import Tally
 
@@ -20,15 +21,24 @@ TIMED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
 History = list[dict[str, float]]
 
 
-def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
-    """Save the adapter, or the whole model where there is none, with tokenizer and chat template.
+def save_model(bundle: ModelBundle, folder: Path, parallel: Parallel) -> Artefact:
+    """Save the adapter, or the whole model where there is none, with tokenizer and chat template: one process does.
 
     As the plugin that attached the adapter says in `bundle.save`, else in the format of the model's `save_pretrained`.
     Written beside and renamed, so that a folder of that name is always whole.
     """
     whole = bundle.save is None and bundle.model is base_model(bundle.model)
     kind = "model" if whole else "adapter"
-    final, partial = folder / kind, folder / f".partial-{kind}"
+    final = folder / kind
+    with parallel.whole(bundle.model):
+        if parallel.first:
+            _save_whole(bundle, final)
+    parallel.wait()
+    return Artefact(kind, final)  # type: ignore[arg-type]
+
+
+def _save_whole(bundle: ModelBundle, final: Path) -> None:
+    partial = final.with_name(f".partial-{final.name}")
     for path in (final, partial):
         shutil.rmtree(path, ignore_errors=True)
     with without_head(bundle.model):
@@ -40,7 +50,6 @@ def save_model(bundle: ModelBundle, folder: Path) -> Artefact:
         head.save(partial)
     bundle.tokenizer.save_pretrained(str(partial))
     partial.rename(final)
-    return Artefact(kind, final)  # type: ignore[arg-type]
 
 
 def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, artefact: Artefact) -> StageResult:
@@ -55,7 +64,9 @@ def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, arte
         "supervised_tokens_per_second": total.supervised_tokens_per_second,
         "peak_memory_bytes": float(peak_bytes),
     }
-    picture = draw_loss(_points(steps, "loss"), _points(evaluations, "eval_loss"), job.context.folder / "loss.png")
+    picture = job.context.folder / "loss.png"
+    if job.parallel.first:
+        draw_loss(_points(steps, "loss"), _points(evaluations, "eval_loss"), picture)
     artefacts = (artefact, Artefact("picture", picture))
     return StageResult(job.bundle, metrics, facts(job, total), artefacts)
 
@@ -63,6 +74,8 @@ def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, arte
 def facts(job: Job, total: Tally) -> Mapping[str, Any]:
     """What the record keeps about how it was trained."""
     return {
+        "processes": job.parallel.count,
+        "parallel": job.parallel.name,
         "strategy": job.strategy.name,
         "strategy_reason": job.strategy.reason,
         "share_prompts": job.strategy.share_prompts,

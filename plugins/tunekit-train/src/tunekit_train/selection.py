@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from tunekit.errors import PlanError, Problem, nearest
+from tunekit.values import Processes
 
 from .config import TrainConfig
 from .selecting import goes_by_metric
@@ -31,6 +32,7 @@ class Selection(TrainerCallback):
     """
 
     def __init__(self, config: TrainConfig, key: str, folder: Path, names: Callable[[], Iterable[str]]) -> None:
+        self.processes = Processes()
         self.config, self.key, self.folder, self.names = config, key, folder, names
         self.metric, self.sign = config.evaluate.metric, -1 if config.evaluate.higher_is_better else 1
         self.best: float | None = None
@@ -123,6 +125,11 @@ class Selection(TrainerCallback):
         return self.folder / f"step-{step}.safetensors"
 
     def _write(self, model: Any) -> None:
+        with self.processes.first_alone():
+            if self.processes.first:
+                self._write_alone(model)
+
+    def _write_alone(self, model: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / ".partial"
         save_file({name: each.detach().cpu().contiguous() for name, each in _trained(model)}, partial)
@@ -130,6 +137,8 @@ class Selection(TrainerCallback):
         self._tidy()
 
     def _tidy(self) -> None:
+        if not self.processes.first:
+            return
         wanted = {self._file(step) for step in (self.best_step, self.saved_step)}
         for path in self.folder.glob("step-*"):
             if path not in wanted:

@@ -26,7 +26,8 @@ class Sources:
         self._by_key: dict[Hashable, Source] = {"frozen layers": self.frozen}
         for need in self.needs:
             if need.source_key not in self._by_key:
-                self._by_key[need.source_key] = need.prepare(job, checkpoint)
+                with job.parallel.first_alone():  # what it writes, the others find
+                    self._by_key[need.source_key] = need.prepare(job, checkpoint)
         self._prepared = {need: self._by_key[need.source_key] for need in self.needs}
 
     def provide(self, model: Any, batch: Batch, device: torch.device) -> Provided:

@@ -6,10 +6,12 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader  # type: ignore[import-untyped]
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -20,11 +22,13 @@ from .fitting import offloaded
 from .job import Job
 from .layout import laid_tokens
 from .objective import Batch, Sum, Sums
+from .parallel import Counted, Turns
 from .producing import ProducedBatches
 from .selection import Selection
 from .sources import Sources
 from .streaming import Position
 from .tally import Tally, measured
+from .watchers import Interrupt
 from .work import Work
 
 
@@ -33,14 +37,16 @@ class EngineTrainer(Trainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
 
-    def __init__(self, job: Job, sources: Sources, **arguments: Any) -> None:
-        self.job, self.sources = job, sources
+    def __init__(self, job: Job, sources: Sources, stop: Interrupt, **arguments: Any) -> None:
+        self.job, self.sources, self.parallel = job, sources, job.parallel
+        self.stop = stop
         self.step, self.window, self.total = Tally(), Tally(), Tally()
         self.position = Position()
         self.metrics = job.metrics()
         self.work = Work.of(job.bundle.model, sources.frozen.count)
         folder = job.context.folder / "best"
         self.selection = Selection(job.config, job.context.key, folder, self.told)
+        self.selection.processes = self.parallel
         self._open = contextlib.ExitStack()
         self._step_started = 0.0
         super().__init__(**arguments)
@@ -67,8 +73,11 @@ class EngineTrainer(Trainer):
 
     def _loader(self, items: Any, batches: Any, collate: Any) -> DataLoader[Any]:
         own = torch.Generator()  # a loader without one would draw from the generator that dropout uses
+        if self.parallel.count > 1:
+            items, batches, collate = Counted(items), Turns(batches, self.parallel), partial(_collate_counted, collate)
         loader = DataLoader(items, batch_sampler=batches, collate_fn=collate, generator=own)
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        # Each process has its share already; accelerate would count what fills the last turn twice.
+        prepared: DataLoader[Any] = prepare_data_loader(loader, num_processes=1, process_index=0)
         return prepared
 
     def close(self) -> None:
@@ -81,9 +90,9 @@ class EngineTrainer(Trainer):
         """Fetch the micro-batches of one step, and their total weight before the first backward."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.position = samples[-1].get("position", self.position)
-        weight = sum(self.job.weight(sample["batch"]) for sample in samples)
+        weight = sum(self.job.weight(sample["batch"]) for sample in samples if sample.get("counts", True))
         self._step_started = time.perf_counter()
-        return samples, self._over_processes(weight)
+        return samples, sum(self.parallel.gather(weight))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -93,10 +102,11 @@ class EngineTrainer(Trainer):
         sums = self.sums(model, batch)
         if not torch.isfinite(sums.loss):
             raise self.job.diverged("the loss", self.state.global_step + 1)
-        for tally in (self.step, self.window):
-            tally.add(batch, self.job.weight(batch), sums, laid_tokens(batch.items, self.job.strategy.share_prompts))
+        if counts := inputs.get("counts", True):
+            computed = laid_tokens(batch.items, self.job.strategy.share_prompts)
+            self.step.add(batch, self.job.weight(batch), sums, computed)
         # Gradients are averaged over processes, so each contributes its sum times their number.
-        loss = sums.loss * (self.accelerator.num_processes / (num_items_in_batch or 1.0))
+        loss = sums.loss * (counts * self.parallel.count / (num_items_in_batch or 1.0))
         return (loss, sums) if return_outputs else loss
 
     def sums(self, model: Any, batch: Batch) -> Sums:
@@ -115,12 +125,14 @@ class EngineTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """The optimiser of whichever plugin owns that hook."""
         if self.optimizer is None:
+            self.parallel.cut_(self.model)
             self.optimizer = self.job.make_optimizer(self.model if model is None else model, self.state.max_steps)
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights that train: of several adapters on the model the active one."""
-        super().save_model(output_dir, _internal_call)
+        """Write the weights that train, whole: of several adapters on the model the active one."""
+        with self.parallel.saving(self.model, self.optimizer):
+            super().save_model(output_dir, _internal_call)
         if output_dir is not None and self.args.should_save:
             remove_inactive_adapters(self.job.bundle.model, Path(output_dir))
 
@@ -154,9 +166,10 @@ class EngineTrainer(Trainer):
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
             for inputs in batches:
-                batch = inputs["batch"]
-                tally.add(batch, self.job.weight(batch), self.sums(model, batch))
-        return self.job.objective.summary(tally.means)
+                batch, sums = inputs["batch"], self.sums(model, inputs["batch"])
+                if inputs.get("counts", True):
+                    tally.add(batch, self.job.weight(batch), sums)
+        return self.job.objective.summary(self._over_processes(tally).means)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace Trainer's mean of step means by the true mean since the last entry, and tell the run."""
@@ -173,19 +186,32 @@ class EngineTrainer(Trainer):
     def matrix_share(self, tally: Tally) -> float:
         """The share of the machine's matrix rate that the products of these steps reach: see `Work`."""
         operations = self.work.operations(tally.computed_tokens, tally.supervised_tokens)
-        return operations / tally.seconds / self.job.matrix_rate() if tally.seconds else 0.0
+        rate = self.parallel.count * self.job.matrix_rate()
+        return operations / tally.seconds / rate if tally.seconds else 0.0
 
     def finish_step_(self) -> None:
         """Let the objective learn from the step that has just ended, and add its time; evaluation is not included."""
-        step, self.step = self.step, Tally()
+        step, self.step = self._over_processes(self.step), Tally()
         self.job.objective.observe({name: Sum(*value) for name, value in step.metrics.items()})
+        self.window.merge(step)
         self.window.seconds += time.perf_counter() - self._step_started
+        self.stop.due = any(self.parallel.gather(self.stop.asked))  # in all processes at the same step border
 
-    def _over_processes(self, weight: float) -> float:
-        if self.accelerator.num_processes == 1:
-            return weight
-        gathered = self.accelerator.gather(torch.tensor(weight, dtype=torch.float64, device=self.args.device))
-        return float(gathered.sum())
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have the model prepared as the processes want it."""
+        super().create_accelerator_and_postprocess()
+        self.parallel.accelerate_(self.accelerator)
+
+    def _over_processes(self, tally: Tally) -> Tally:
+        """The sums of all processes, the same in each."""
+        parts = [Tally.from_state(state) for state in self.parallel.gather(tally.state())]
+        for part in parts[1:]:
+            parts[0].merge(part)
+        return parts[0]
+
+
+def _collate_counted(collate: Any, drawn: list[tuple[Any, bool]]) -> dict[str, Any]:
+    return {**collate([item for item, _ in drawn]), "counts": drawn[0][1]}
 
 
 def _collate(items: list[Any]) -> dict[str, Any]:

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
-from tunekit.errors import DivergedError
+from tunekit.errors import DivergedError, TunekitError
 from tunekit.values import EventKind
-
-from .checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from .job import Job
@@ -40,7 +38,7 @@ class Rhythm(TrainerCallback):
         """Set the flags that Trainer acts on, in the order log, evaluate, save."""
         step, last = state.global_step, state.global_step >= state.max_steps
         at_border = step % self.border == 0
-        stopping = self.stop.asked and at_border and not last
+        stopping = self.stop.due and at_border and not last
         control.should_log = last or stopping or step % self.config.log.every == 0
         control.should_evaluate = self.held_out and (last or step % self.evaluate_every == 0)
         every = self.config.checkpoint.every
@@ -75,14 +73,34 @@ class Saver(TrainerCallback):
     """Complete the checkpoint that Trainer has just written."""
 
     def __init__(
-        self, checkpoints: Checkpoints, state: Callable[[], dict[str, Any]], write: Callable[[Path], None], tell: Tell
+        self,
+        job: Job,
+        state: Callable[[], dict[str, Any]],
+        write: Callable[[Path], None],
     ) -> None:
-        self.checkpoints, self.own_state, self.write, self.tell = checkpoints, state, write, tell
+        self.job, self.own_state, self.write = job, state, write
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mark, rename, rotate, and only then say that it is saved."""
-        self.checkpoints.complete_(state.global_step, self.own_state(), self.write)
-        self.tell("saved", state.global_step, {})
+        self.job.parallel.wait()  # each process writes a part: its random numbers, and its share of what is in parts
+        if self.job.parallel.first:
+            self.job.checkpoints.complete_(state.global_step, self.own_state(), self.write)
+        self.job.parallel.wait()
+        self.job.tell("saved", state.global_step, {})
+
+
+class Verifier(TrainerCallback):
+    """Refuse to train what is not what was asked for: libraries fall back to something else without a word."""
+
+    def __init__(self, job: Job, prepared: Callable[[], Any]) -> None:
+        self.job, self.prepared = job, prepared
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The model is prepared, and no step is done."""
+        mistake = self.job.parallel.mistake(self.prepared())
+        if mistake is not None:
+            asked = f"{self.job.parallel.name} was asked for, but the model is prepared as {mistake}"
+            raise TunekitError(asked, "look for settings of accelerate or DeepSpeed in the environment")
 
 
 class StepClock(TrainerCallback):
@@ -112,10 +130,13 @@ class GradientGuard(TrainerCallback):
 
 
 class Interrupt:
-    """Ctrl-C while training: the first asks for a stop at the next step border, the second stops at once."""
+    """Ctrl-C while training: the first asks for a stop at the next step border, the second stops at once.
+
+    `asked` is what this process has heard, `due` what all processes have agreed on at the border.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.due = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -1,0 +1,80 @@
+"""A run in several processes, for the same numbers as in one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pydantic import Field
+
+from tunekit.errors import Problem
+from tunekit.hooks import hookimpl
+from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Launch, Machine, Plan, Processes
+
+if TYPE_CHECKING:
+    from .group import Group
+
+
+class DistributedConfig(PluginConfig):
+    """Options of every way to train in several processes."""
+
+    processes: Literal["auto"] | int = Field(
+        "auto",
+        description="processes on this machine, at least 1; auto: one for each accelerator, or as many as torchrun has "
+        "started",
+    )
+
+
+Config = TypeVar("Config", bound=DistributedConfig)
+
+
+class Distributed(Plugin[Config]):
+    """Starts the processes of a run, or joins them where torchrun has."""
+
+    @abstractmethod
+    def group(self) -> Group:
+        """How they train."""
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Find what cannot be shared out, or not in this way."""
+        from .checks import problems
+
+        return problems(self, plan, machine)
+
+    @hookimpl
+    def tunekit_launch(self, plan: Plan, launch: Launch) -> Processes | None:
+        """Start the processes and wait for them; as one of them, join the others."""
+        if launch.rank is not None:
+            return self.group().join(launch, plan.precision.device)
+        from .checks import count_of
+        from .crew import Crew
+
+        Crew(launch, count_of(self.config, plan, plan.machine), plan.precision.device).work()
+        return None
+
+
+class DdpConfig(DistributedConfig):
+    """Options of DDP."""
+
+    find_unused: bool = Field(
+        False,
+        description="look in each step for weights that took no part in it, as experts without tokens; costs a little",
+    )
+
+
+class Ddp(Distributed[DdpConfig]):
+    """DDP: each process holds the whole model, and gradients are averaged, arXiv:2006.15704."""
+
+    provides = frozenset({"processes", "processes.ddp"})
+
+    def group(self) -> Group:
+        """Torch's DistributedDataParallel."""
+        from .ddp import DataParallel
+
+        return DataParallel(self.config)
+
+
+__all__ = ["Ddp", "DdpConfig", "Distributed", "DistributedConfig"]

@@ -1,0 +1,45 @@
+"""How many processes a run has, and what cannot be shared out among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tunekit.errors import Problem
+from tunekit.launching import place_here
+from tunekit.values import Machine, Plan
+from tunekit_train.checks import uneven
+from tunekit_train.config import TrainConfig
+
+COLLECTIVE = frozenset({"cpu", "cuda", "xpu", "npu"})
+"""Devices that torch can train on in several processes."""
+
+
+def count_of(config: Any, plan: Plan, machine: Machine) -> int:
+    """The number of processes: as torchrun has started, as the recipe says, or one for each accelerator."""
+    place = place_here()
+    if place is not None:
+        return place[1]
+    if config.processes != "auto":
+        return int(config.processes)
+    return sum(each.kind == plan.precision.device for each in machine.accelerators)
+
+
+def problems(plugin: Any, plan: Plan, machine: Machine) -> Iterator[Problem]:
+    """What cannot be shared out among the processes."""
+    key = next(planned.key for planned in plan.plugins if planned.plugin is plugin)
+    count, place, device = count_of(plugin.config, plan, machine), place_here(), plan.precision.device
+    where = f"{key}.processes"
+    if device not in COLLECTIVE:
+        yield Problem(key, f"trains in several processes, and {device} cannot", "leave it out")
+    elif count < 1:
+        yield Problem(where, "is auto, and there is no accelerator to count", "say how many: 2, for example")
+    elif place is not None and plugin.config.processes not in ("auto", place[1]):
+        what = f"is {plugin.config.processes}, but this is one of {place[1]} processes (WORLD_SIZE)"
+        yield Problem(where, what, "leave it to auto")
+    elif device != "cpu" and place is None and count > sum(each.kind == device for each in machine.accelerators):
+        yield Problem(where, f"is {count}, and there are fewer accelerators", "choose auto")
+    else:
+        for stage in plan.stages:
+            if isinstance(stage.plugin.plugin.config, TrainConfig):
+                yield from uneven(stage.plugin.plugin.config, count, stage.key)

@@ -18,6 +18,9 @@ class Processes:
     rank: int = 0
     count: int = 1
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()" if self.count == 1 else f"{type(self).__name__}({self.rank} of {self.count})"
+
     @property
     def first(self) -> bool:
         """Whether this process keeps the record."""

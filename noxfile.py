@@ -128,6 +128,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def learn(session: nox.Session) -> None:
+    """Train every stage on a real model and show that it learns, in half an hour on two CPU cores."""
+    install_everything(session)
+    session.run("python", "docs/learning/run.py", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "2"})
+
+
+@nox.session
 def new(session: nox.Session) -> None:
     """Write a new plugin: `nox -s new -- NAME`."""
     install(session, "-e", ".")

@@ -41,14 +41,15 @@ def measure(folder: Path, options: argparse.Namespace) -> Iterator[dict[str, Any
     for number in range(options.rounds):
         for dtype in DTYPES:
             print(f"round {number + 1}, profile, {dtype}: ", end="", flush=True)
-            runs[dtype].append(one(dtype, folder / "alpaca_en_demo.json", options.steps))
+            runs[dtype].append(one(dtype, folder / "alpaca_en_demo.json", options))
             print(f"{share(runs[dtype]):.0%} of the matrix rate", flush=True)
         yield {"runs": runs}
 
 
-def one(dtype: str, data: Path, steps: int) -> dict[str, Any]:
+def one(dtype: str, data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Profile in a process of its own."""
-    command = [sys.executable, str(HERE / "breakdown_process.py"), dtype, "--data", str(data), "--steps", str(steps)]
+    command = [sys.executable, str(HERE / "breakdown_process.py"), dtype, "--data", str(data)]
+    command += ["--steps", str(options.steps), "--model", options.model]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")

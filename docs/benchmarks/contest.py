@@ -51,15 +51,16 @@ class Contest:
             for variant, names in self.variants.items():
                 for name in names:
                     print(f"round {number + 1}, {self.key}, {variant}, {name}: ", end="", flush=True)
-                    run = self.one(name, variant, folder, options.steps)
+                    run = self.one(name, variant, folder, options)
                     print(f"{sum(step['seconds'] for step in run['steps']):.0f} s", flush=True)
                     runs[variant][name].append(run)
             yield {"runs": runs, "steps": options.steps}
 
-    def one(self, name: str, variant: str, folder: Path, steps: int) -> Run:
+    def one(self, name: str, variant: str, folder: Path, options: argparse.Namespace) -> Run:
         """Run one contender in its own process, so that its peak memory is its own."""
         script, data = HERE / f"{self.key}_contenders.py", folder / self.data
-        command = [sys.executable, str(script), name, variant, "--data", str(data), "--steps", str(steps)]
+        command = [sys.executable, str(script), name, variant, "--data", str(data), "--steps", str(options.steps)]
+        command += ["--model", options.model]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")

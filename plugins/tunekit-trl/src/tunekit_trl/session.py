@@ -11,11 +11,12 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
-from tunekit.errors import DataError, DivergedError, InterruptedRunError, Problem, TunekitError
+from tunekit.errors import DataError, DivergedError, InterruptedRunError, PlanError, Problem, TunekitError
 from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
 from tunekit_train.checkpoints import Checkpoints
 from tunekit_train.job import cast_trainable_
 from tunekit_train.order import split
+from tunekit_train.parallel import Parallel, parallel_of
 from tunekit_train.permuting import permutation
 from tunekit_train.prompts import Prompts
 from tunekit_train.schedules import factor_of
@@ -31,6 +32,17 @@ class Session:
     data: Prompts
     bundle: ModelBundle
     context: StageContext
+
+    @cached_property
+    def parallel(self) -> Parallel:
+        """The processes that train it: one."""
+        return parallel_of(self.context)
+
+    def refuse(self) -> None:
+        """Raise PlanError where several processes were asked for: each would go through all prompts alone."""
+        if self.parallel.count > 1:
+            what = f"is trained by TRL in one process, and {self.parallel.count} were asked for"
+            raise PlanError([Problem(self.context.key, what, "train it in a run of its own, in one process")])
 
     @cached_property
     def _split(self) -> tuple[list[int], list[int]]:

@@ -39,6 +39,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
     With `context.resume` it goes on from the newest complete checkpoint in the stage's folder.
 
     Raises:
+        PlanError: several processes.
         DataError: too few prompts, other data than the interrupted run had.
         DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
         InterruptedRunError: Ctrl-C, after a checkpoint where the next answers would have been generated.
@@ -46,6 +47,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
     assert isinstance(data, Prompts), "a stage is given what it has prepared"
     peak, stop = PeakMemory(context.precision.device), Interrupt()
     session = Session(plugin.config, data, bundle, plugin.config.seeded(context))
+    session.refuse()
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(session)
     with ExitStack() as stack:
@@ -61,7 +63,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
         raise session.interrupted()
     bundle.model.eval()
     with quiet():
-        artefact = save_model(bundle, context.folder)
+        artefact = save_model(bundle, context.folder, session.parallel)
     shutil.rmtree(session.checkpoints.partial, ignore_errors=True)
     history = trainer.state.log_history
     metrics = {**closing_metrics(history), "peak_memory_bytes": float(peak.read())}
@@ -107,7 +109,7 @@ def _trainer(session: Session, stop: Interrupt, resumed: bool) -> Any:
         GradientGuard(session.diverged, scaled=trainer.args.fp16),
         Rhythm(session, stop),
         Teller(session),
-        Saver(session.checkpoints, lambda: state, lambda folder: None, session.tell),  # type: ignore[arg-type]
+        Saver(session, lambda: state, lambda folder: None),  # type: ignore[arg-type]  # it has what Saver asks
         *session.callbacks(),
     ):
         trainer.add_callback(callback)

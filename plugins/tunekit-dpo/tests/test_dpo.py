@@ -72,6 +72,21 @@ def test_a_margin_weight_is_refused_where_no_row_gives_a_margin(
     context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
 
 
+@pytest.mark.parametrize(
+    ("stage", "taken"), [(Dpo(steps=1), True), (Dpo(steps=1, loss="nca"), False), (Simpo(steps=1), False)]
+)
+def test_the_record_says_where_margins_go_unused(stage: Any, taken: bool, tmp_path: Path) -> None:
+    context = stage_context(stage, AdamW(), folder=tmp_path)
+
+    def facts(margin: float | None) -> Any:
+        bundle, rows = tiny_bundle(), Examples.of(replace(row, margin=margin) for row in preferences())
+        data = context.calls.own("tunekit_prepare_data", data=rows, tokenizer=bundle.tokenizer, context=context)
+        return context.calls.own("tunekit_train_stage", bundle=bundle, data=data, context=context).facts
+
+    assert ("margins" in facts(0.5)) is not taken
+    assert "margins" not in facts(None)
+
+
 @pytest.mark.parametrize("stage", [Dpo(), Orpo(), Simpo(), Cpo()], ids=repr)
 def test_data_without_pairs_is_refused(stage: Any, tmp_path: Path) -> None:
     context = stage_context(stage, folder=tmp_path)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tunekit.hooks import hookimpl
-from tunekit.values import Examples, Kind, Prepared, StageContext
-from tunekit_train import Objective, Stage
+from tunekit.values import Examples, Prepared, StageContext
+from tunekit_train import Objective
 
-from .names import COUPLED
+from .names import COUPLED, OFFSET
 from .options import CpoConfig, DpoConfig, OrpoConfig, SimpoConfig
+from .pairwise import Pairwise
 
-PAIRS: frozenset[Kind] = frozenset({"preference"})
 
-
-class Dpo(Stage[DpoConfig]):
+class Dpo(Pairwise[DpoConfig]):
     """Direct preference optimisation against the policy at the start of the stage, with any loss of its family."""
 
-    kinds: ClassVar[frozenset[Kind]] = PAIRS
     provides = frozenset({"stage.dpo"})
 
     def objective(self) -> Objective:
@@ -43,6 +41,11 @@ class Dpo(Stage[DpoConfig]):
             options.bco_decay,
         )
 
+    @property
+    def takes_margins(self) -> bool:
+        """Whether one of the losses does."""
+        return bool(self.config.margin_weight) and not OFFSET.isdisjoint(self.config.losses)
+
     @hookimpl
     def tunekit_prepare_data(self, data: Examples, tokenizer: Any, context: StageContext) -> Prepared:
         """Encode the pairs; where `margin_weight` was set, some of them give a margin."""
@@ -52,10 +55,9 @@ class Dpo(Stage[DpoConfig]):
         return with_margins(prepared, self.config.margin_weight, context.key)
 
 
-class Orpo(Stage[OrpoConfig]):
+class Orpo(Pairwise[OrpoConfig]):
     """Odds ratio preference optimisation: supervised fine-tuning and preference in one loss, without a reference."""
 
-    kinds: ClassVar[frozenset[Kind]] = PAIRS
     provides = frozenset({"stage.orpo"})
 
     def objective(self) -> Objective:
@@ -65,10 +67,9 @@ class Orpo(Stage[OrpoConfig]):
         return OddsRatio(self.config.beta)
 
 
-class Simpo(Stage[SimpoConfig]):
+class Simpo(Pairwise[SimpoConfig]):
     """Simple preference optimisation: mean log-probabilities as rewards, with a margin, without a reference."""
 
-    kinds: ClassVar[frozenset[Kind]] = PAIRS
     provides = frozenset({"stage.simpo"})
 
     def objective(self) -> Objective:
@@ -78,10 +79,9 @@ class Simpo(Stage[SimpoConfig]):
         return Simple(self.config.beta, self.config.sft_weight, self.config.gamma)
 
 
-class Cpo(Stage[CpoConfig]):
+class Cpo(Pairwise[CpoConfig]):
     """Contrastive preference optimisation: the sigmoid loss without a reference, and the chosen answer's likelihood."""
 
-    kinds: ClassVar[frozenset[Kind]] = PAIRS
     provides = frozenset({"stage.cpo"})
 
     def objective(self) -> Objective:

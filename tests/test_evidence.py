@@ -75,4 +75,4 @@ def test_an_option_that_nothing_shows_is_found(tmp_path: Path) -> None:
     )
     found = evidence_in(tmp_path)
     assert found == {"rank": ["test_some.py::test_one"], "batch.rows": ["test_some.py::test_one"],
-                     "beta": ["test_some.py::test_one"], "Dpo:loss": ["test_some.py::line 11"]}  # fmt: skip
+                     "beta": ["test_some.py::test_one"], "Dpo:loss": ["test_some.py::line 10"]}  # fmt: skip

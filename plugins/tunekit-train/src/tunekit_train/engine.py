@@ -83,6 +83,7 @@ def train(
         raise _interrupted(job)
     bundle.model.eval()
     trainer.selection.finish_(bundle.model, trainer.state.global_step)
+    trainer.accelerator.wait_for_everyone()  # the file is deleted below
     sources.close()
     with quiet():
         artefact = save_model(bundle, context.folder, job.parallel)

@@ -53,7 +53,8 @@ class Selection(TrainerCallback):
         value = self._value(given["metrics"])
         if self.config.checkpoint.best and self._improves(value, self.best, 0.0):
             self.best, self.best_step = value, state.global_step
-            self._write(model)
+            if state.is_world_process_zero:  # all processes hold the same weights, and see the same folder
+                self._write(model)
         patience = self.config.early_stopping.patience
         if patience is not None and self._is_over(value, patience) and state.global_step < state.max_steps:
             self.stopped_at = state.global_step
@@ -65,7 +66,8 @@ class Selection(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint is complete: only what it speaks of is still wanted."""
         self.saved_step = self.best_step
-        self._tidy()
+        if state.is_world_process_zero:
+            self._tidy()
 
     def finish_(self, model: Any, step: int) -> None:
         """Put the best weights back into the model that is now at `step`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,16 +91,20 @@ def train(
     if job.parallel.first:
         trainer.selection.clear_()
     measured = max(job.parallel.gather(peak.read()))
-    history = trainer.state.log_history
-    result = stage_result(job, history, trainer.total, measured, artefact)
-    told = {"matrix_share": trainer.matrix_share(trainer.total)}
-    metrics = {**result.metrics, **told, **evaluation_metrics(history, trainer.selection.best_step or None)}
-    more = {} if job.produced is None else job.produced.facts()
-    facts = {**result.facts, **sources.facts(), **taken.facts(), **compilation, **trainer.selection.facts(), **more}
-    facts["matrix_rate"] = job.matrix_rate()
-    result = replace(result, metrics=metrics, facts=facts)
+    result = stage_result(job, trainer.state.log_history, trainer.total, measured, artefact)
+    result = _completed(result, trainer, {**sources.facts(), **taken.facts(), **compilation})
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
+
+
+def _completed(result: StageResult, trainer: EngineTrainer, more: Mapping[str, Any]) -> StageResult:
+    """The result with what the trainer knows: its closing metrics are those of the weights that the stage ends with."""
+    job, best_step = trainer.job, trainer.selection.best_step or None
+    closing = evaluation_metrics(trainer.state.log_history, best_step)
+    metrics = {**result.metrics, "matrix_share": trainer.matrix_share(trainer.total), **closing}
+    produced = {} if job.produced is None else job.produced.facts()
+    facts = {**result.facts, **more, **trainer.selection.facts(), **produced, "matrix_rate": job.matrix_rate()}
+    return replace(result, metrics=metrics, facts=facts)
 
 
 @contextmanager

@@ -42,6 +42,7 @@ class Endpoint(Rewarder):
                 return self._rewards(self._post(body), len(samples))
             except urllib.error.HTTPError as error:
                 failed: Exception = error
+                error.close()
                 if error.code not in TRY_AGAIN:
                     break
             except (OSError, http.client.HTTPException) as error:

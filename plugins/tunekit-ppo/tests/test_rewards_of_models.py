@@ -12,7 +12,8 @@ import torch
 
 import tunekit as tk
 from tunekit.errors import PlanError, TunekitError
-from tunekit.testing import preferences, save_tiny_model, stage_context, tiny_bundle, tiny_config, tiny_tokenizer
+from tunekit.testing import preferences, save_tiny_model, stage_context, tiny_bundle, tiny_tokenizer
+from tunekit.testing.tiny import tiny_config
 from tunekit.values import Examples, ModelBundle, Sample
 from tunekit_lora import Lora
 from tunekit_ppo import Ppo
@@ -115,7 +116,7 @@ def test_policy_values_reward_and_reference_are_one_base_with_adapters(run_ppo: 
 
 
 def parameters_alive() -> list[Any]:
-    return [each for each in gc.get_objects() if isinstance(each, torch.nn.Parameter) and each.device.type == "cpu"]
+    return [each for each in gc.get_objects() if type(each) is torch.nn.Parameter and each.device.type == "cpu"]
 
 
 def test_sft_reward_and_ppo_run_in_one_recipe(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class AdapterReward(Rewarder):
     name = "reward_adapter"
 
     def __init__(self, folder: Path, job: Job, rules: Rules) -> None:
-        if not hasattr(job.bundle.model, "load_adapter"):
+        if not hasattr(job.bundle.model, "disable_adapter"):
             what = "needs the base as it was trained on, and here the base's own weights train"
             remedy = "train the policy as an adapter (`use: {lora: {}}`), or name a full model in reward.model"
             raise PlanError([Problem(f"{job.context.key}.reward.adapter", what, remedy)])

@@ -111,7 +111,8 @@ def test_what_is_rewarded_becomes_more_frequent(run_ppo: Run) -> None:
     assert max(ran.steps("kl")) < 8
     before, after = ran.result.facts["held_out_before"], ran.result.metrics
     assert after["eval_reward"] > before["reward"] + 0.3, "it holds for prompts that were never learnt from"
-    assert before["kl"] == pytest.approx(0, abs=1e-3) < after["eval_kl"]
+    assert abs(before["kl"]) < 1e-3
+    assert after["eval_kl"] > 0.1
     assert ran.result.facts["items_held_out"] == 2
 
 

@@ -107,7 +107,9 @@ def test_policy_values_reward_and_reference_are_one_base_with_adapters(run_ppo: 
     ran = run_ppo({"reward": {"adapter": str(folder)}, "reference": "copied", "steps": 5}, watch=watch)
     model = ran.result.bundle.model
     whole = sum(each.nbytes for each in model.parameters())
-    base = sum(each.nbytes for name, each in model.named_parameters() if "lora" not in name and "head" not in name)
+    base = sum(
+        each.nbytes for name, each in model.named_parameters() if "lora" not in name and "value_head" not in name
+    )
     adapters = whole - base
     assert max(alive) <= base + 2 * adapters  # the policy's with its value head, and the reward's head
     copy = ran.result.facts["reference_bytes"]

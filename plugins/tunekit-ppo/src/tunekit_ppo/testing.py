@@ -24,13 +24,15 @@ def answers(count: int = 6) -> list[Answered]:
         (sequence,) = item.sequences
         weights = [float(weight > 0) for weight in sequence.weights]
         tokens = sum(map(bool, weights[1:]))
-        numbers = {name: dice.normal(size=tokens).astype(np.float32) for name in ("values", "advantages", "returns")}
+        values, advantages, returns = dice.normal(size=(3, tokens)).astype(np.float32)
         found.append(
             Answered(
                 (TokenSequence(sequence.ids, weights, sequence.row, "row"),),
                 log_probs=(dice.normal(size=tokens) * 0.1 - 4.85).astype(np.float32),
+                values=values,
+                advantages=advantages,
+                returns=returns,
                 told={"reward": float(item.tokens)},
-                **numbers,
             )
         )
     return found

@@ -15,12 +15,15 @@ import torch
 
 from tunekit.errors import InterruptedRunError
 from tunekit.values import Event, Launch
-from tunekit_distributed import Ddp, Distributed
+from tunekit_distributed import Ddp, Distributed, Fsdp
 from tunekit_train import Item, TrainConfig, train
 from tunekit_train.parallel import Parallel
 from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
 
-WAYS: dict[str, Distributed[Any]] = {"ddp": Ddp()}
+WAYS: dict[str, Distributed[Any]] = {
+    "ddp": Ddp(),
+    "fsdp2": Fsdp(),
+}
 # 19 items are trained on and 5 held out: the last step of an epoch has one micro-batch for two processes, and so has
 # the last turn of an evaluation.
 OPTIONS: dict[str, Any] = {

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from tunekit.testing import PluginSuite
-from tunekit_distributed import Ddp
+from tunekit_distributed import Ddp, Fsdp
 
 
 class TestDdp(PluginSuite):
     plugin = Ddp(processes=2, find_unused=True)
+
+
+class TestFsdp(PluginSuite):
+    plugin = Fsdp(processes=2, wrap=("LlamaDecoderLayer",), reshard=False)

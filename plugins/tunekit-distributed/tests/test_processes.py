@@ -24,7 +24,7 @@ def alone(tmp_path_factory):
     return trained("alone", tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.fixture(scope="module", params=["ddp"])
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
 def both(request, tmp_path_factory):
     return trained(request.param, tmp_path_factory.mktemp(request.param), 2), request.param
 

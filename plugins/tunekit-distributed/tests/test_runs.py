@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from safetensors.torch import load_file
 
 from tunekit import Pipeline, errors
 from tunekit.record import Record, read_lines
 from tunekit.testing import fake_machine, plan_for, save_tiny_model
 from tunekit.values import Accelerator, Precision
-from tunekit_distributed import Ddp
+from tunekit_distributed import Ddp, Fsdp
+from tunekit_galore import Galore
 from tunekit_lora import Lora
 from tunekit_sft import Sft
 
@@ -41,6 +43,21 @@ def test_a_recipe_with_ddp_does_in_two_processes_what_it_does_in_one(tmp_path):
     assert hooks.count("tunekit_prepare_data") == 2
     assert "bundle" not in vars(two)
     assert isinstance(two.chat("say 3", max_new_tokens=2), str)
+
+
+def test_a_recipe_with_fsdp_saves_an_adapter_that_one_process_reads(tmp_path):
+    run = pipeline(tmp_path, Fsdp(processes=2)).run(tmp_path / "run")
+    assert run.record.finished_stages()[0]["facts"]["parallel"] == "fsdp2"
+    weights = load_file(run.adapter / "adapter_model.safetensors")
+    assert weights
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+    assert isinstance(run.chat("say 3", max_new_tokens=2), str)
+
+
+def test_an_optimiser_that_looks_at_whole_matrices_is_refused_on_parts_of_them():
+    (problem,) = problems_of(Fsdp(processes=2), 0, Galore(rank=4))
+    assert "galore is not known to treat each number by itself" in problem.message
+    assert not problems_of(Ddp(processes=2), 0, Galore(rank=4))
 
 
 def test_an_error_in_one_process_is_the_error_of_the_run(tmp_path):

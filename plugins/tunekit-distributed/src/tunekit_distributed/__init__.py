@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -31,7 +31,12 @@ Config = TypeVar("Config", bound=DistributedConfig)
 
 
 class Distributed(Plugin[Config]):
-    """Starts the processes of a run, or joins them where torchrun has."""
+    """Starts the processes of a run, or joins them where torchrun has.
+
+    `whole_gradients` says whether each process sees gradients whole, as some optimisers need them.
+    """
+
+    whole_gradients: ClassVar[bool] = True
 
     @abstractmethod
     def group(self) -> Group:
@@ -77,4 +82,36 @@ class Ddp(Distributed[DdpConfig]):
         return DataParallel(self.config)
 
 
-__all__ = ["Ddp", "DdpConfig", "Distributed", "DistributedConfig"]
+class FsdpConfig(DistributedConfig):
+    """Options of FSDP2."""
+
+    wrap: tuple[str, ...] = Field(
+        (), description="classes of the layers that are gathered one at a time; none: what the model names itself"
+    )
+    reshard: bool = Field(
+        True, description="let go of a layer's weights between forward and backward: less memory, one more gathering"
+    )
+
+
+class Fsdp(Distributed[FsdpConfig]):
+    """FSDP2, torch's own: each process holds a part of each weight, arXiv:2304.11277."""
+
+    whole_gradients = False
+    provides = frozenset({"processes", "processes.fsdp2"})
+    conflicts = frozenset({"quantization"})
+
+    def group(self) -> Group:
+        """Torch's fully_shard."""
+        from .fsdp import FullyShard
+
+        return FullyShard(self.config)
+
+
+__all__ = [
+    "Ddp",
+    "DdpConfig",
+    "Distributed",
+    "DistributedConfig",
+    "Fsdp",
+    "FsdpConfig",
+]

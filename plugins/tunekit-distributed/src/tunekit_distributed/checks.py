@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tunekit.calls import implements
 from tunekit.errors import Problem
 from tunekit.launching import place_here
 from tunekit.values import Machine, Plan
@@ -43,3 +44,14 @@ def problems(plugin: Any, plan: Plan, machine: Machine) -> Iterator[Problem]:
         for stage in plan.stages:
             if isinstance(stage.plugin.plugin.config, TrainConfig):
                 yield from uneven(stage.plugin.plugin.config, count, stage.key)
+        yield from _optimizers(plugin, plan)
+
+
+def _optimizers(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """An optimiser that looks at whole matrices gives other steps on parts of them."""
+    if plugin.whole_gradients:
+        return
+    for planned in plan.plugins:
+        if implements(planned.plugin, "tunekit_optimizer") and "optimizer.elementwise" not in planned.plugin.provides:
+            what = f"{planned.name} is not known to treat each number by itself, and gradients are in parts here"
+            yield Problem(planned.key, what, "use adamw, or `ddp`")

@@ -11,16 +11,19 @@ from collections.abc import Mapping
 from tunekit_train.parallel import Trick
 
 TRICKS: Mapping[Trick, Mapping[str, str]] = {
-    "lora_product": {
-        "zero3": "a layer's weights are here only while the layer itself is called, and one product calls its parts",
-    },
+    "lora_product": {},
     "switch_off": {
-        "zero3": "switching an adapter off changes which of the parts train",
         "fsdp2": "switching an adapter off changes which of the parts train",
     },
     "value_head": {
-        "zero3": "a value head is used outside the model's own forward, where its parts are not gathered",
         "fsdp2": "a value head is used outside the model's own forward, where its parts are not gathered",
+    },
+    "best": {
+        "fsdp2": "weights are in parts, and the best ones are kept in one file",
+    },
+    "own_save": {"fsdp2": "the plugin that chose what trains saves it itself, and knows whole weights only"},
+    "compile": {
+        "fsdp2": "weights are gathered in calls that compiled code does not make",
     },
 }
 """For each trick the ways in which it does not hold, each with the reason."""

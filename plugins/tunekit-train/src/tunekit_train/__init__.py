@@ -80,7 +80,7 @@ class AdamWConfig(PluginConfig):
 class AdamW(Plugin[AdamWConfig]):
     """AdamW: Decoupled Weight Decay Regularization, arXiv:1711.05101. The default optimiser."""
 
-    provides = frozenset({"optimizer.adamw"})
+    provides = frozenset({"optimizer.adamw", "optimizer.elementwise"})
 
     @hookimpl
     def tunekit_optimizer(

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tunekit.errors import TunekitError
+from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import DEFAULT_ADAPTER
 
 from .forward import base_model
@@ -76,6 +76,8 @@ class TrainedHead(Source):
     def prepare(cls, job: Job, checkpoint: Path | None, start: HeadStart, frozen: bool) -> TrainedHead:
         """Give the model a head: the one it has, that of a checkpoint or of an earlier stage, or a fresh one."""
         model, bundle = job.bundle.model, job.bundle
+        if (why := job.parallel.obstacle("value_head")) is not None:
+            raise PlanError([Problem(job.context.key, f"trains a value head, and {why}", "use `ddp`, or one process")])
         head, came_from = head_of(model) or saved_head(bundle.saved_adapter, bundle.source), "an earlier stage"
         if checkpoint is not None:
             head, came_from = ValueHead.load(checkpoint), "a checkpoint"

@@ -29,7 +29,7 @@ from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
-from .parallel import Parallel, parallel_of
+from .parallel import Parallel, Trick, parallel_of
 from .producing import ProducedItems
 from .schedules import Span, factor_of, length_problems
 from .streaming import StreamedItems
@@ -78,6 +78,7 @@ class Job:
         """Raise PlanError for options that the plan could not yet see are impossible."""
         packing, key, found = self.config.batch.packing, self.context.key, []
         found += list(uneven(self.config, self.parallel.count, key))
+        found += list(self._not_in_parts())
         if self.produced is not None and self.parallel.count > 1:
             what = f"learns from what its own model says, and {self.parallel.count} processes would each ask another"
             found.append(Problem(key, what, "train it in one process"))
@@ -90,6 +91,21 @@ class Job:
             found += length_problems(self.config, self.total_steps, key)
         if found:
             raise PlanError(found)
+
+    def _not_in_parts(self) -> Iterator[Problem]:
+        """What cannot be done where no process has the whole model."""
+        asked: dict[Trick, tuple[bool, str, str]] = {
+            "best": (self.config.checkpoint.best, f"{self.context.key}.checkpoint.best", "leave it out"),
+            "compile": (bool(self.config.compute.compile), f"{self.context.key}.compute.compile", "leave it out"),
+            "own_save": (
+                self.bundle.save is not None and self.bundle.adapters is None,
+                "use",
+                "train all weights or a LoRA adapter",
+            ),
+        }
+        for trick, (wanted, where, remedy) in asked.items():
+            if wanted and (why := self.parallel.obstacle(trick)) is not None:
+                yield Problem(where, f"does not hold under {self.parallel.name}: {why}", f"{remedy}, or use `ddp`")
 
     @cached_property
     def _at_hand(self) -> IndexedItems:

@@ -14,7 +14,7 @@ from tunekit.values import Processes, StageContext
 if TYPE_CHECKING:
     from .job import Job
 
-Trick = Literal["lora_product", "switch_off", "value_head"]
+Trick = Literal["lora_product", "switch_off", "value_head", "best", "own_save", "compile"]
 """What the engine does for a cheaper run that may not hold where the model is in parts."""
 
 
@@ -41,6 +41,9 @@ class Parallel(Processes):
 
     def cut_(self, model: Any) -> None:
         """Cut the whole model into the parts that each process holds. Called before the optimiser is made."""
+
+    def optimized_(self, optimizer: Any) -> None:
+        """Take notice of the optimiser that has been made for the parts."""
 
     def accelerate_(self, accelerator: Any) -> None:
         """Have accelerate prepare the model as this way wants it. Called when it has just been made."""

@@ -180,6 +180,8 @@ def switching_obstacle(job: Job, batch: Batch | None = None) -> str | None:
     Verified on this batch, else on the first of the data.
     """
     model = job.bundle.model
+    if (why := job.parallel.obstacle("switch_off")) is not None:
+        return why
     if not hasattr(model, "disable_adapter"):
         return "no adapter was attached: the weights themselves train"
     if (why := _changed_already(model)) is not None:

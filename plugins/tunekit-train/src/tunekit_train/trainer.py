@@ -127,6 +127,7 @@ class EngineTrainer(Trainer):
         if self.optimizer is None:
             self.parallel.cut_(self.model)
             self.optimizer = self.job.make_optimizer(self.model if model is None else model, self.state.max_steps)
+            self.parallel.optimized_(self.optimizer)
         return self.optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

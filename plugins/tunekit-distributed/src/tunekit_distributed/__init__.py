@@ -98,7 +98,8 @@ class Fsdp(Distributed[FsdpConfig]):
 
     whole_gradients = False
     provides = frozenset({"processes", "processes.fsdp2"})
-    conflicts = frozenset({"quantization"})
+    # What PiSSA saves is worked out from whole weights of the base.
+    conflicts = frozenset({"quantization", "base.changed"})
 
     def group(self) -> Group:
         """Torch's fully_shard."""

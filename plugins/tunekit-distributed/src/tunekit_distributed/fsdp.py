@@ -60,7 +60,8 @@ class FullyShard(Group):
         """Anything but a model whose weights are all in parts."""
         if not isinstance(prepared, FSDPModule):
             return type(prepared).__name__
-        found = [name for name, parameter in prepared.named_parameters() if not isinstance(parameter, DTensor)]
+        parts: Any = prepared
+        found = [name for name, parameter in parts.named_parameters() if not isinstance(parameter, DTensor)]
         return f"FSDP2 without {found[0]}" if found else None
 
     @contextmanager

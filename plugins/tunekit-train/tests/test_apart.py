@@ -19,7 +19,9 @@ from tunekit_train import (
     Need,
     Objective,
     Provided,
+    ReferenceLogProbs,
     SequenceValues,
+    Sum,
     Sums,
     TokenLogProbs,
     TrainConfig,
@@ -142,3 +144,35 @@ def test_a_part_keeps_items_and_leaves_out_those_without_a_sequence_in_it() -> N
 
 def test_an_objective_that_says_nothing_records_nothing(run_training: Callable[..., Any]) -> None:
     assert "scored_apart" not in run_training(steps=1).result.facts
+
+
+class AgainstReference(SecondScored):
+    """sum of log-ratios of the first sequences, and those of the second as a metric."""
+
+    @property
+    def needs(self) -> tuple[Need[Any], ...]:
+        return (TokenLogProbs(), ReferenceLogProbs())
+
+    def sums(self, batch: Batch, provided: Provided) -> Sums:
+        ratios = provided[TokenLogProbs()].log_probs - provided[ReferenceLogProbs()].log_probs
+        return Sums(ratios.sum() * 1.0, {"apart": Sum(float(ratios.detach().abs().max()), 1.0)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_policy_and_reference_round_alike_where_they_are_the_same(dtype: torch.dtype, tmp_path: Path) -> None:
+    """In half precision another layout rounds otherwise, and rewards would be noise at the start."""
+    pairs = [replace(item, sequences=item.sequences[:2]) for item in items()]
+    model = with_lora(tiny_llama().to(dtype))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+        parameter.data = parameter.data.to(dtype)
+    objective, batch = AgainstReference(), Batch(tuple(pairs))
+    job = Job(objective, Items(pairs), bundle(model), TrainConfig(), context(tmp_path), STRATEGIES["shared"])
+    with prepared(model, job.strategy, autocast=False):
+        sources = Sources(job, None)
+        assert divide(objective, batch, job.strategy, further=1) is not None
+        sums = objective.sums(batch, sources.provide(model, batch, torch.device("cpu")))
+    assert sources.facts()["reference"] == "switch_off"
+    assert sums.loss.requires_grad
+    assert sums.metrics["apart"].total == 0

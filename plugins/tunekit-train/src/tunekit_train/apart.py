@@ -21,18 +21,19 @@ class Apart(NamedTuple):
     scored: tuple[int, ...]
 
 
-def divide(objective: Objective, batch: Batch, strategy: Strategy) -> Apart | None:
+def divide(objective: Objective, batch: Batch, strategy: Strategy, further: int = 0) -> Apart | None:
     """Divide a batch where running its parts apart is cheaper, or None.
 
-    Apart, a prompt that both parts share is run twice; together, the backward runs through both.
+    Apart, a prompt that both parts share is run twice; together, the backward runs through both. `further` runs without
+    gradient, of a reference say, are divided in the same way.
     """
     scored = objective.scored_only(batch)
     if not torch.is_grad_enabled() or not any(scored) or all(scored):
         return None
     apart = Apart(*(tuple(at for at, only in enumerate(scored) if only == wanted) for wanted in (False, True)))
     learning, only = (strategy.places(part_of(batch, numbers)) for numbers in apart)
-    together = (1 + BACKWARD) * strategy.places(batch)
-    return apart if (1 + BACKWARD) * learning + only < together else None
+    trained = 1 + BACKWARD + further
+    return apart if trained * learning + (1 + further) * only < trained * strategy.places(batch) else None
 
 
 def part_of(batch: Batch, numbers: tuple[int, ...]) -> Batch:

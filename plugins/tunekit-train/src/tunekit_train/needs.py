@@ -60,6 +60,15 @@ class ReferenceLogProbs(Need[TokenScores]):
 
     mode: ReferenceMode = "auto"
 
+    joins: ClassVar[bool] = True
+
+    def join(self, parts: Sequence[Part[TokenScores]]) -> TokenScores:
+        """In the order of the whole batch's sequences.
+
+        Laid out as the policy was, the reference rounds as it did, and their difference is that of the weights alone.
+        """
+        return joined_scores(parts)
+
     def prepare(self, job: Job, checkpoint: Path | None) -> Reference:
         """Choose, and fill the file where one is used."""
         return prepare_reference(self.mode, job, checkpoint)

@@ -13,6 +13,7 @@ from .forward import Forward
 from .frozen_layers import prepare_frozen_layers
 from .job import Job
 from .objective import Batch, Need, Objective, Part, Provided, Source
+from .reference import SwitchedOff
 
 
 class Sources:
@@ -28,11 +29,12 @@ class Sources:
             if need.source_key not in self._by_key:
                 with job.parallel.first_alone():  # what it writes, the others find
                     self._by_key[need.source_key] = need.prepare(job, checkpoint)
+        self._further = sum(isinstance(source, SwitchedOff) for source in self._by_key.values())
         self._prepared = {need: self._by_key[need.source_key] for need in self.needs}
 
     def provide(self, model: Any, batch: Batch, device: torch.device) -> Provided:
         """Work out all needs for one batch, those of sequences that are only scored without gradient."""
-        apart = None if self._together else divide(self.objective, batch, self.strategy)
+        apart = None if self._together else divide(self.objective, batch, self.strategy, self._further)
         if apart is None:
             return Provided(self._values(model, batch, device, self.needs))
         joining = [need for need in self.needs if need.joins]

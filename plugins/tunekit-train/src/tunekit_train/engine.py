@@ -92,7 +92,9 @@ def train(
         trainer.selection.clear_()
     measured = max(job.parallel.gather(peak.read()))
     result = stage_result(job, trainer.state.log_history, trainer.total, measured, artefact)
-    result = _completed(result, trainer, {**sources.facts(), **taken.facts(), **compilation})
+    result = _completed(
+        result, trainer, {**sources.facts(), **taken.facts(), **compilation, "data_order": trainer.seen}
+    )
     job.tell("finished", trainer.state.global_step, dict(result.metrics))
     return result
 
@@ -221,7 +223,7 @@ def _state(trainer: EngineTrainer) -> dict[str, Any]:
     }
     kept["selection"] = trainer.selection.state()
     stream = None if job.stream is None else job.stream.state(trainer.position)
-    return {**kept, "data": job.items.fingerprint, "stream": stream}
+    return {**kept, "seen": trainer.seen, "data": job.items.fingerprint, "stream": stream}
 
 
 def _write(trainer: EngineTrainer, checkpoint: Path) -> None:
@@ -239,6 +241,7 @@ def _take_up_(trainer: EngineTrainer, checkpoint: Path) -> None:
         what = f"is not what {checkpoint.name.replace('-', ' ')} was trained on, and the run cannot reach its numbers"
         remedy = "give it the same data, tokenizer and options, or start a run in another folder"
         raise DataError([Problem(f"{job.context.key}.data", what, remedy)])
+    trainer.seen = state["seen"]
     trainer.window, trainer.total = Tally.from_state(state["window"]), Tally.from_state(state["total"])
     trainer.selection.load_state(state["selection"])
     if job.stream is not None:

@@ -26,6 +26,7 @@ HeadStart = Literal["zeros", "normal"]
 NAME = "value_head"
 """Where a model keeps its heads, by the name of the adapter that each belongs to, and how their parameters begin."""
 FILE = "value_head.safetensors"
+STATE = "value_head.json"
 
 
 class ValueHead(nn.Module):
@@ -80,7 +81,7 @@ class TrainedHead(Source):
             raise PlanError([Problem(job.context.key, f"trains a value head, and {why}", "use `ddp`, or one process")])
         head, came_from = head_of(model) or saved_head(bundle.saved_adapter, bundle.source), "an earlier stage"
         if checkpoint is not None:
-            head, came_from = ValueHead.load(checkpoint), "a checkpoint"
+            head, came_from = ValueHead.load(checkpoint), json.loads((checkpoint / STATE).read_text())["came_from"]
         if head is None:
             head = ValueHead(base_model(model).config.get_text_config().hidden_size, start, job.context.seed)
             came_from = f"fresh, {start}"
@@ -92,8 +93,9 @@ class TrainedHead(Source):
         return {"value_head": self.came_from}
 
     def save(self, folder: Path) -> None:
-        """Write the head."""
+        """Write the head, and where it came from when the stage began."""
         self.head.save(folder)
+        (folder / STATE).write_text(json.dumps({"came_from": self.came_from}))
 
     def close(self) -> None:
         """Let no later stage train it unasked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from .items import Indices
+from .objective import Batch
 from .packing import Bins, pack
 from .permuting import permutation
 
@@ -22,6 +24,15 @@ def split(count: int, share: float, seed: int) -> tuple[Indices, Indices]:
     chosen = np.zeros(count, dtype=bool)
     chosen[permutation(count, f"{seed} split")[:held]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def extended(digest: str, batch: Batch) -> str:
+    """Go on with a digest of all tokens that were trained on so far, in their order; it begins empty."""
+    made = hashlib.sha256(digest.encode())
+    for sequence in batch.sequences:
+        made.update(np.asarray(sequence.ids, dtype=np.int64).tobytes())
+        made.update(np.asarray(sequence.weights, dtype=np.float64).tobytes())
+    return made.hexdigest()
 
 
 class BatchOrder(Sampler[list[int]]):

@@ -17,6 +17,8 @@ import torch
 from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
+from .heads import is_head
+
 VERSION = 1
 MANIFEST = "manifest.json"
 KEY = np.dtype("S16")
@@ -124,11 +126,17 @@ def _key(sequence: TokenSequence) -> bytes:
 
 
 def fingerprint_of(model: Any, sequences: Iterable[TokenSequence]) -> str:
-    """Changes with the sequences, with any weight that trains, and with frozen weights that are not the same."""
+    """Changes with the sequences, with any weight that trains, and with frozen weights that are not the same.
+
+    Neither value heads count, nor adapters that are not active: they have no part in what the policy says.
+    """
+    others = {f".{name}" for name in getattr(model, "peft_config", {}) if name not in model.active_adapters}
     digest = hashlib.sha256()
     for key in keys_of(sequences):
         digest.update(key)
     for name, parameter in model.named_parameters():
+        if is_head(name) or any(f"{other}." in name or name.endswith(other) for other in others):
+            continue
         flat = parameter.detach().reshape(-1)
         if not parameter.requires_grad:
             flat = flat[:: max(1, flat.numel() // SAMPLE)]

@@ -10,7 +10,7 @@ from typing import Any
 from tunekit.values import Artefact, ModelBundle, StageResult
 
 from .forward import base_model
-from .heads import head_of, without_head
+from .heads import head_of, saved_head, without_head
 from .items import IndexedItems
 from .job import Job
 from .parallel import Parallel
@@ -46,7 +46,9 @@ def _save_whole(bundle: ModelBundle, final: Path) -> None:
             bundle.save(bundle.model, partial)
         else:
             bundle.model.save_pretrained(str(partial))
-    if (head := head_of(bundle.model)) is not None:
+    # A stage that does not use the head leaves it as it is; after a resume it is in the folder only.
+    head = head_of(bundle.model) or saved_head(bundle.source if final.name == "model" else bundle.saved_adapter)
+    if head is not None:
         head.save(partial)
     bundle.tokenizer.save_pretrained(str(partial))
     partial.rename(final)

@@ -22,6 +22,7 @@ from .fitting import offloaded
 from .job import Job
 from .layout import laid_tokens
 from .objective import Batch, Sum, Sums
+from .order import extended
 from .parallel import Counted, Turns
 from .producing import ProducedBatches
 from .selection import Selection
@@ -47,6 +48,7 @@ class EngineTrainer(Trainer):
         folder = job.context.folder / "best"
         self.selection = Selection(job.config, job.context.key, folder, self.told)
         self.selection.processes = self.parallel
+        self.seen = ""
         self._open = contextlib.ExitStack()
         self._step_started = 0.0
         super().__init__(**arguments)
@@ -90,7 +92,10 @@ class EngineTrainer(Trainer):
         """Fetch the micro-batches of one step, and their total weight before the first backward."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.position = samples[-1].get("position", self.position)
-        weight = sum(self.job.weight(sample["batch"]) for sample in samples if sample.get("counts", True))
+        counted = [sample["batch"] for sample in samples if sample.get("counts", True)]
+        weight = sum(self.job.weight(batch) for batch in counted)
+        for batch in counted:
+            self.seen = extended(self.seen, batch)
         self._step_started = time.perf_counter()
         return samples, sum(self.parallel.gather(weight))
 

@@ -10,6 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from tunekit.plan import make_plan
+from tunekit.recipe import from_code
+from tunekit.testing import save_tiny_model
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -51,3 +55,17 @@ def test_freeze_tuning_is_compared_over_the_whole_run(benchmark):
     ours, theirs = run_of(1.0, 2.0, 2**30), run_of(32.0, 2.0, 2**30)
     page = benchmark.SECTIONS["freeze"].page({"runs": {"bf16": {"tunekit": [ours], "plain": [theirs]}}, "steps": 1})
     assert "| bf16 | transformers.Trainer | 124 s | 2.00x | 2.5x |" in page
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "kto"])
+def test_what_our_contender_is_told_plans(stage, benchmark, tmp_path):
+    work = importlib.import_module("contenders").Work("", "fp32", "", 2, tmp_path, stage, 2)
+    rows = {
+        "sft": {"instruction": "a", "output": "b"},
+        "dpo": {"prompt": "a", "chosen": "b", "rejected": "c"},
+        "kto": {"prompt": "a", "completion": "b", "label": True},
+    }
+    model = save_tiny_model(tmp_path / "tiny")
+    use = {"lora": {}, "precision": work.precision}
+    plan = make_plan(from_code(str(model), [rows[stage]], use, [{stage: work.options()}]))
+    assert plan.stages[0].plugin.plugin.config.batch.rows == 2

@@ -52,7 +52,7 @@ class Work:
             "steps": self.steps,
             "learning_rate": RATE,
             "batch": {"rows": self.rows, "max_length": LIMIT},
-            "schedule": {"shape": "constant", "warmup_ratio": 0},
+            "schedule": {"shape": "constant"},
             "checkpoint": {"every": 0},
             **more,
         }

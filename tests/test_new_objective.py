@@ -172,6 +172,7 @@ def test_a_stateful_coupled_loss_gets_what_the_engine_has(fresh: Fresh) -> None:
     told = facts(fresh, "baseline")
     assert (told["strategy"], told["share_prompts"], told["couples_batch"]) == ("segments", True, True)
     assert told["reference"] == "cached"
+    assert told["lora_product_layers"] == 14, "every linear layer of both blocks is one product"
     plan = json.loads(fresh.run("tunekit", "plan", "baseline.yaml", "--json"))
     assert "2 micro-batches of 2 are not one batch of 4" in json.dumps(plan)
 

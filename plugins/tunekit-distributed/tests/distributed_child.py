@@ -15,7 +15,7 @@ import torch
 
 from tunekit.errors import InterruptedRunError
 from tunekit.values import Event, Launch
-from tunekit_distributed import Ddp, Distributed, Fsdp
+from tunekit_distributed import Ddp, Distributed, Fsdp, Zero
 from tunekit_train import Item, TrainConfig, train
 from tunekit_train.parallel import Parallel
 from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
@@ -23,6 +23,8 @@ from tunekit_train.testing import CrossEntropy, bundle, context, random_items, t
 WAYS: dict[str, Distributed[Any]] = {
     "ddp": Ddp(),
     "fsdp2": Fsdp(),
+    "zero2": Zero(stage=2),
+    "zero3": Zero(keep_whole=0),
 }
 # 19 items are trained on and 5 held out: the last step of an epoch has one micro-batch for two processes, and so has
 # the last turn of an evaluation.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunekit.testing import PluginSuite
-from tunekit_distributed import Ddp, Fsdp
+from tunekit_distributed import Ddp, Fsdp, Zero
 
 
 class TestDdp(PluginSuite):
@@ -12,3 +12,7 @@ class TestDdp(PluginSuite):
 
 class TestFsdp(PluginSuite):
     plugin = Fsdp(processes=2, wrap=("LlamaDecoderLayer",), reshard=False)
+
+
+class TestZero(PluginSuite):
+    plugin = Zero(processes=2, stage=2, keep_whole=10)

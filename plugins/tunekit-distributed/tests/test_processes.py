@@ -24,8 +24,10 @@ def alone(tmp_path_factory):
     return trained("alone", tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+@pytest.fixture(scope="module", params=["ddp", "fsdp2", "zero3"])
 def both(request, tmp_path_factory):
+    if request.param == "zero3":
+        pytest.importorskip("deepspeed")
     return trained(request.param, tmp_path_factory.mktemp(request.param), 2), request.param
 
 

@@ -82,6 +82,35 @@ class Ddp(Distributed[DdpConfig]):
         return DataParallel(self.config)
 
 
+class ZeroConfig(DistributedConfig):
+    """Options of ZeRO."""
+
+    stage: Literal[1, 2, 3] = Field(
+        3, description="what is in parts: 1 the optimiser's states, 2 gradients too, 3 weights too"
+    )
+    keep_whole: int = Field(
+        100_000, ge=0, description="weights of at most so many numbers stay whole in each process (stage 3)"
+    )
+
+
+class Zero(Distributed[ZeroConfig]):
+    """ZeRO through DeepSpeed: each process holds a part of what the model needs, arXiv:1910.02054."""
+
+    whole_gradients = False
+    conflicts = frozenset({"quantization"})
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Which stage it is."""
+        return frozenset({"processes", f"processes.zero{self.config.stage}"})
+
+    def group(self) -> Group:
+        """DeepSpeed."""
+        from .zero import ZeroRedundancy
+
+        return ZeroRedundancy(self.config)
+
+
 class FsdpConfig(DistributedConfig):
     """Options of FSDP2."""
 
@@ -115,4 +144,6 @@ __all__ = [
     "DistributedConfig",
     "Fsdp",
     "FsdpConfig",
+    "Zero",
+    "ZeroConfig",
 ]

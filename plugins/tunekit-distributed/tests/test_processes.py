@@ -90,3 +90,9 @@ def test_the_record_says_how_many_trained_and_how(both):
     (found, _), way = both
     for scenario in found.values():
         assert (scenario["facts"]["processes"], scenario["facts"]["parallel"]) == (2, way)
+
+
+def test_what_does_not_hold_is_switched_off_and_the_record_says_why(both):
+    (found, _), way = both
+    facts = found["lora"]["facts"]
+    assert ("lora_product" in facts["parallel_without"]) == (facts["lora_product_layers"] == 0) == (way == "zero3")

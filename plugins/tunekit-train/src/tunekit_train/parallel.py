@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch.utils.data import Sampler
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Trick = Literal["lora_product", "switch_off", "value_head", "best", "own_save", "compile"]
 """What the engine does for a cheaper run that may not hold where the model is in parts."""
+
+TRICKS: tuple[Trick, ...] = get_args(Trick)
 
 
 class Parallel(Processes):

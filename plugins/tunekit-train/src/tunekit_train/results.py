@@ -13,7 +13,7 @@ from .forward import base_model
 from .heads import head_of, saved_head, without_head
 from .items import IndexedItems
 from .job import Job
-from .parallel import Parallel
+from .parallel import TRICKS, Parallel
 from .picture import draw_loss
 from .tally import Tally
 
@@ -78,6 +78,7 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
     return {
         "processes": job.parallel.count,
         "parallel": job.parallel.name,
+        "parallel_without": {trick: why for trick in TRICKS if (why := job.parallel.obstacle(trick)) is not None},
         "strategy": job.strategy.name,
         "strategy_reason": job.strategy.reason,
         "share_prompts": job.strategy.share_prompts,

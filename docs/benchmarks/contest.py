@@ -29,6 +29,7 @@ class Contest:
     `names` says what each contender is called, ours first; `variants` which of them take part in what, usually a dtype;
     `goals` by what factor ours is to be faster than which of them. `head` is formatted with `rounds`, `steps` and
     `warm_up`. With `whole` the seconds of a whole run count, else real tokens per second after the first steps.
+    `times` as many steps are made as the command line says.
     """
 
     key: str
@@ -39,6 +40,7 @@ class Contest:
     head: str
     foot: str
     whole: bool = False
+    times: int = 1
     memory_goals: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def measure(self, folder: Path, options: argparse.Namespace) -> Iterator[Run]:
@@ -54,12 +56,21 @@ class Contest:
                     run = self.one(name, variant, folder, options)
                     print(f"{sum(step['seconds'] for step in run['steps']):.0f} s", flush=True)
                     runs[variant][name].append(run)
-            yield {"runs": runs, "steps": options.steps}
+            yield {"runs": runs, "steps": self.times * options.steps}
 
     def one(self, name: str, variant: str, folder: Path, options: argparse.Namespace) -> Run:
         """Run one contender in its own process, so that its peak memory is its own."""
         script, data = HERE / f"{self.key}_contenders.py", folder / self.data
-        command = [sys.executable, str(script), name, variant, "--data", str(data), "--steps", str(options.steps)]
+        command = [
+            sys.executable,
+            str(script),
+            name,
+            variant,
+            "--data",
+            str(data),
+            "--steps",
+            str(self.times * options.steps),
+        ]
         command += ["--model", options.model]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -20,4 +20,5 @@ medians.""",
 Both train on the same token ids and labels, in the same order in every epoch.
 """,
     whole=True,
+    times=4,
 )

@@ -101,7 +101,8 @@ class Rollouts(ProducedItems):
         """What answers to unseen prompts are worth, and how far they are from the reference."""
         asked = [self.prompts.asked(int(at)) for at in self._held_out]
         seed = f"{self.job.context.seed} held out"
-        return self.gatherer.gather(asked, range(len(asked)), seed).figures()
+        figures = self.gatherer.gather(asked, range(len(asked)), seed).figures()
+        return {"loss": -figures["score"], **figures}  # what is chosen by its loss is chosen by its score
 
     def save(self, folder: Path) -> None:
         """Keep the reference, and the coefficient that the next rollout begins with."""

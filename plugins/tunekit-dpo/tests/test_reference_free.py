@@ -54,7 +54,9 @@ def objective_of(stage: Any) -> ReferenceFree:
     return made
 
 
-@pytest.mark.parametrize(("stage", "paper"), list(zip(STAGES, (orpo, simpo, cpo), strict=True)), ids=repr)
+@pytest.mark.parametrize(
+    ("stage", "paper"), list(zip(STAGES, (orpo, simpo, cpo), strict=True)), ids=["orpo", "simpo", "cpo"]
+)
 def test_the_preference_is_the_formula_of_its_paper(stage: Any, paper: Any) -> None:
     given = answers(torch.tensor(CHOSEN, dtype=torch.float64), torch.tensor(REJECTED, dtype=torch.float64))
     expected = map(paper, CHOSEN, REJECTED, CHOSEN_SIZES, REJECTED_SIZES)

@@ -91,11 +91,12 @@ LESSONS = {
     "ppo": Lesson(
         "PPO: a programmed reward rises, and the policy stays near where it began",
         "alpaca_en_demo.json",
-        "The reward is a plugin of a dozen lines in a file (`docs/learning/brief.py`): 1 for an answer that ends "
-        "within 48 tokens, 0 for one that has to be cut. Held out are prompts that were never answered in training.",
+        "The reward is a plugin of a dozen lines in a file (`docs/learning/plain.py`): the share of an answer's words "
+        "that have at most four letters. Held out are prompts that were never answered in training. Adaptive control "
+        "raises the price of KL where it passes its target.",
         (
-            Panel("Mean reward of answers", ("reward",), share=True),
-            Panel("KL from the start, nats per answer", ("kl",), (6.0, "target")),
+            Panel("Mean reward of answers", ("reward",)),
+            Panel("KL from the start, nats per answer", ("kl",), (4.0, "target")),
         ),
         (("reward", "mean reward"), ("kl", "KL, nats per answer")),
     ),

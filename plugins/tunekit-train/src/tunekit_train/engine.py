@@ -52,7 +52,7 @@ def train(
         DivergedError: a loss or gradient that is no finite number; checkpoints written before stay.
         InterruptedRunError: Ctrl-C, after a checkpoint at the next step border.
     """
-    context, compute = config.seeded(context), config.compute
+    context = config.seeded(context)
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
@@ -61,15 +61,7 @@ def train(
     job = Job(objective, data, bundle, config, context, strategy, fitting)
     job.refuse()
     stop = Interrupt()
-    with (
-        ExitStack() as stack,
-        quiet(),
-        prepared(bundle.model, job.strategy, bundle.precision.autocast),
-        one_product(bundle.model, _lora_product(job), bundle.precision, compute.compile) as taken,
-        deterministic(compute.deterministic),
-        compiled(bundle.model, compute) as compilation,
-        checkpointed(bundle.model, job.fitting.checkpointing),
-    ):
+    with ExitStack() as stack, _computing(job) as computed:
         sources = Sources(job, resumed)
         trainer = _trainer(job, sources, stop, resumed is not None)
         if job.produced is not None:
@@ -81,21 +73,41 @@ def train(
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop.asked and trainer.state.global_step < job.total_steps:
         raise _interrupted(job)
-    bundle.model.eval()
-    trainer.selection.finish_(bundle.model, trainer.state.global_step)
+    return _finish(trainer, computed, peak)
+
+
+@contextmanager
+def _computing(job: Job) -> Iterator[dict[str, Any]]:
+    """Compute the model as was chosen, and as it was before afterwards; gives what the record keeps of it."""
+    model, compute, precision = job.bundle.model, job.config.compute, job.bundle.precision
+    with (
+        quiet(),
+        prepared(model, job.strategy, precision.autocast),
+        one_product(model, _lora_product(job), precision, compute.compile) as taken,
+        deterministic(compute.deterministic),
+        compiled(model, compute) as compilation,
+        checkpointed(model, job.fitting.checkpointing),
+    ):
+        yield {**taken.facts(), **compilation}
+
+
+def _finish(trainer: EngineTrainer, computed: Mapping[str, Any], peak: PeakMemory) -> StageResult:
+    """Save what was trained, gather the result, and tell that the stage is done."""
+    job, step = trainer.job, trainer.state.global_step
+    job.bundle.model.eval()
+    trainer.selection.finish_(job.bundle.model, step)
     trainer.accelerator.wait_for_everyone()  # the file is deleted below
-    sources.close()
+    trainer.sources.close()
     with quiet():
-        artefact = save_model(bundle, context.folder, job.parallel)
+        artefact = save_model(job.bundle, job.context.folder, job.parallel)
     shutil.rmtree(job.checkpoints.partial, ignore_errors=True)
     if job.parallel.first:
         trainer.selection.clear_()
     measured = max(job.parallel.gather(peak.read()))
     result = stage_result(job, trainer.state.log_history, trainer.total, measured, artefact)
-    result = _completed(
-        result, trainer, {**sources.facts(), **taken.facts(), **compilation, "data_order": trainer.seen}
-    )
-    job.tell("finished", trainer.state.global_step, dict(result.metrics))
+    facts = {**trainer.sources.facts(), **computed, "data_order": trainer.seen}
+    result = _completed(result, trainer, facts)
+    job.tell("finished", step, dict(result.metrics))
     return result
 
 

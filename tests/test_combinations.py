@@ -105,7 +105,7 @@ def test_a_combination_trains_or_is_refused_with_a_reason(cell: Cell, model: str
 def check_that_it_trains(cell: Cell, model: str, folder: Path) -> None:
     pipeline = pipeline_of(cell, model)
     plan = pipeline.plan()
-    start = open_model(plan, folder)[0].model
+    start = open_model(plan, folder).use(plan.final_adapter).model
     before = {name: parameter.detach().clone() for name, parameter in start.named_parameters()}
     named = {name for name, parameter in start.named_parameters() if parameter.requires_grad}
     assert plan.estimate is not None

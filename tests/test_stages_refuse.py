@@ -8,6 +8,7 @@ import pytest
 
 from tunekit import Pipeline
 from tunekit.errors import PlanError
+from tunekit.testing import save_tiny_model
 
 PAIRS = [{"prompt": "Is it?", "chosen": "yes", "rejected": "no"}]
 LABELLED = [{"prompt": "Is it?", "completion": "yes", "label": True}]
@@ -36,11 +37,16 @@ CASES: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
 @pytest.mark.parametrize(("stage", "rows", "said"), CASES, ids=[str(stage) for stage, _, _ in CASES])
 def test_a_recipe_that_cannot_be_meant_is_refused_with_what_to_do(
-    stage: dict[str, Any], rows: list[dict[str, Any]], said: str
+    stage: dict[str, Any], rows: list[dict[str, Any]], said: str, model: str
 ) -> None:
     with pytest.raises(PlanError) as caught:
-        Pipeline("some/model", rows, {"lora": {"rank": 4}}, [stage]).plan(estimate=False)
+        Pipeline(model, rows, {"lora": {"rank": 4}}, [stage]).plan(estimate=False)
     assert len(caught.value.problems) == 1
     assert said in str(caught.value)

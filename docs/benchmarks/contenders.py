@@ -113,7 +113,7 @@ def opened(work: Work) -> tuple[Any, Any]:
 
     dtype = "bf16" if work.bf16 else "fp32"
     plan = make_plan(from_code(work.model, use={"precision": {"compute": dtype}}), purpose="infer")
-    bundle, _ = open_model(plan, Path())
+    bundle = open_model(plan, Path()).bundle
     return bundle.model, bundle.tokenizer
 
 

@@ -24,6 +24,7 @@ from tunekit.testing import (
     tiny_tokenizer,
 )
 from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, ModelBundle, Quantization, Report
+from tunekit_lora import Lora
 
 TRAINING = frozenset({"training", "gradients"})
 
@@ -141,6 +142,23 @@ def an_adapter_in_the_dtype_of_the_base():
 @fault(AdapterSuite, "test_a_saved_adapter_reopens_with_the_same_outputs", "logits differ by")
 def an_adapter_that_forgets_what_was_saved():
     return adapted(lambda model: None, reopens=False)
+
+
+@fault(AdapterSuite, "test_a_second_adapter_stands_beside_it_where_the_plugin_carries_several", "logits differ by")
+def an_adapter_that_changes_the_one_beside_it():
+    class Faulty(Lora):
+        @hookimpl
+        def tunekit_attach_adapter(self, bundle: ModelBundle, context: Context) -> ModelBundle:
+            attached = super().tunekit_attach_adapter(bundle, context)
+            if bundle.adapter_name == "second":
+                others = (
+                    p for name, p in attached.model.named_parameters() if "lora_B" in name and not p.requires_grad
+                )
+                for parameter in others:
+                    parameter.data.mul_(1.5)
+            return attached
+
+    return suite_of(AdapterSuite, Faulty(rank=4))
 
 
 @fault(AdapterSuite, "test_the_merged_model_answers_as_the_adapted_one", "logits differ by")

@@ -125,7 +125,7 @@ def require_trainable(example: Example) -> None:
         assert not example.messages
     else:
         turns = (*example.messages, *example.chosen, *example.rejected)
-        assert any(turn.role == "assistant" for turn in turns)
+        assert any(turn.role == "assistant" for turn in turns) or turns[-1].role in ("user", "tool"), "no prompt"
         assert all(0 <= image.at <= len(turn.content) for turn in turns for image in turn.images)
     assert bool(example.chosen) == bool(example.rejected)
     repr(example).encode()

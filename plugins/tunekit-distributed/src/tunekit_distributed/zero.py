@@ -47,7 +47,7 @@ class ZeroRedundancy(Group):
 
     def mistake(self, prepared: Any) -> str | None:
         """Anything but DeepSpeed's engine of this stage."""
-        from deepspeed import DeepSpeedEngine  # type: ignore[import-untyped]
+        from deepspeed import DeepSpeedEngine  # type: ignore[import-not-found, import-untyped]
 
         if not isinstance(prepared, DeepSpeedEngine):
             return type(prepared).__name__

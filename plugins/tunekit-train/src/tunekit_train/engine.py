@@ -13,7 +13,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging
 
-from tunekit.errors import DataError, InterruptedRunError, Problem
+from tunekit.errors import DataError, Problem
 from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
 from .checkpoints import Checkpoints, read_state
@@ -23,7 +23,7 @@ from .determinism import deterministic
 from .fitting import Fitting, as_options_say, checkpointed
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
-from .job import Job, cast_trainable_
+from .job import Job
 from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
@@ -31,6 +31,7 @@ from .producing import ProducedItems
 from .results import evaluation_metrics, save_model, stage_result
 from .sources import Sources
 from .streaming import StreamedItems
+from .surroundings import cast_trainable_
 from .tally import Tally
 from .trainer import EngineTrainer
 from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller, Verifier
@@ -72,7 +73,7 @@ def train(
         with closing(trainer), stop.listening(), _ctrl_c(job):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop.asked and trainer.state.global_step < job.total_steps:
-        raise _interrupted(job)
+        raise job.interrupted()
     return _finish(trainer, computed, peak)
 
 
@@ -265,11 +266,4 @@ def _ctrl_c(job: Job) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise _interrupted(job) from error
-
-
-def _interrupted(job: Job) -> InterruptedRunError:
-    newest = job.checkpoints.newest()
-    kept = f"{newest.name.replace('-', ' ')} is saved" if newest else "no checkpoint had been written yet"
-    folder = next((up for up in job.context.folder.parents if (up / "recipe.yaml").exists()), job.context.folder.parent)
-    return InterruptedRunError(f"{job.context.name} was interrupted; {kept}", f"go on with `tunekit resume {folder}`")
+        raise job.interrupted() from error

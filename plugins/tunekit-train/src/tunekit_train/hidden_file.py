@@ -17,7 +17,7 @@ from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
 from .items import Indices
-from .reference_file import KEY, MANIFEST, SAMPLE, flush
+from .reference_file import KEY, MANIFEST, SAMPLE, flush, manifest_of
 
 VERSION = 1
 
@@ -62,13 +62,8 @@ class HiddenFile:
     @classmethod
     def find(cls, folder: Path, fingerprint: str) -> HiddenFile | None:
         """Open the folder where it is whole and of this fingerprint."""
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except (OSError, ValueError):
-            return None
-        if (manifest.get("version"), manifest.get("fingerprint")) != (VERSION, fingerprint):
-            return None
-        return cls(folder, manifest)
+        manifest = manifest_of(folder, VERSION, fingerprint)
+        return None if manifest is None else cls(folder, manifest)
 
     @classmethod
     def make(cls, folder: Path, fingerprint: str, seen: Iterable[Seen]) -> HiddenFile:

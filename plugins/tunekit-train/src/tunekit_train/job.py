@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
-from transformers import TrainerCallback
 
-from tunekit.errors import DataError, DivergedError, PlanError, Problem, TunekitError
-from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
+from tunekit.errors import DataError, PlanError, Problem
+from tunekit.values import ModelBundle, StageContext
 
 from .budget import Sizes, TokenOrder, fill
-from .checkpoints import Checkpoints
 from .checks import option_problems, streaming_problems, uneven, unpacked
 from .config import TrainConfig
 from .feeding import Room
 from .fitting import Fitting
 from .forward import Strategy
-from .heads import is_head
 from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
@@ -33,12 +30,13 @@ from .parallel import Parallel, Trick, parallel_of
 from .producing import ProducedItems
 from .schedules import Span, factor_of, length_problems
 from .streaming import StreamedItems
+from .surroundings import Surroundings
 from .tally import Tally
 from .work import matrix_rate
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Surroundings):
     """A stage's objective, items, options and surroundings, with what follows from them."""
 
     objective: Objective
@@ -48,6 +46,11 @@ class Job:
     context: StageContext
     strategy: Strategy
     fitting: Fitting = field(default_factory=Fitting)
+
+    @property
+    def options(self) -> TrainConfig:
+        """The options of the stage."""
+        return self.config
 
     @property
     def stream(self) -> StreamedItems | None:
@@ -204,11 +207,6 @@ class Job:
         return evaluate.every or self.steps_per_epoch or self.total_steps
 
     @property
-    def checkpoints(self) -> Checkpoints:
-        """The checkpoints of this stage."""
-        return Checkpoints(self.context.folder / "checkpoints", self.config.checkpoint.keep)
-
-    @property
     def needs_scaler(self) -> bool:
         """fp16 products underflow without a loss scaler."""
         precision = self.bundle.precision
@@ -220,17 +218,6 @@ class Job:
         if not precision.autocast:
             return nullcontext()
         return torch.autocast(precision.device, dtype=getattr(torch, precision.compute))
-
-    def make_optimizer(self, model: Any, steps: int) -> Any:
-        """Cast what trains to its dtype, then ask the plugin that owns optimisers.
-
-        A checkpoint may just have been loaded, and PEFT loads adapters in a dtype of its own choice.
-        """
-        named = cast_trainable_(model, self.bundle.precision.trainable)
-        settings = OptimizerSettings(self.config.learning_rate, self.config.weight_decay, steps)
-        return self.context.calls.own(
-            "tunekit_optimizer", bundle=self.bundle, named_parameters=named, settings=settings, context=self.context
-        )
 
     def make_scheduler(self, optimizer: Any, steps: int) -> Any:
         """The learning rate over the steps; the plateau's goes by evaluations."""
@@ -256,16 +243,6 @@ class Job:
         )
         return found
 
-    def callbacks(self) -> tuple[TrainerCallback, ...]:
-        """What plugins add to Trainer. TunekitError for anything but a callback of transformers."""
-        hook = "tunekit_train_callbacks"
-        found: tuple[Any, ...] = self.context.calls.chain(hook, "callbacks", (), context=self.context)
-        for each in found:
-            if not isinstance(each, TrainerCallback):
-                what = f"{hook} returned a {type(each).__name__}"
-                raise TunekitError(what, "return objects whose class derives from transformers.TrainerCallback")
-        return found
-
     def weight(self, batch: Batch) -> float:
         """The batch's weight in the mean, a plain number even where loss weights are arrays: checkpoints hold it."""
         return float(self.objective.weight(batch))
@@ -281,29 +258,3 @@ class Job:
         """What this machine can multiply, in the dtype of this job's products."""
         precision = self.bundle.precision
         return matrix_rate(precision.device, getattr(torch, precision.compute))
-
-    def tell(self, kind: EventKind, step: int, metrics: dict[str, float]) -> None:
-        """Tell all watchers of the run."""
-        self.context.emit(Event(kind, self.context.name, step, self.total_steps, metrics))
-
-    def diverged(self, what: str, step: int) -> DivergedError:
-        """The error for a loss or gradient that is no finite number."""
-        newest = self.checkpoints.newest()
-        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was written before"
-        return DivergedError(
-            f"{what} of {self.context.name} is not a finite number at step {step}; {kept}",
-            f"lower {self.context.key}.learning_rate (now {self.config.learning_rate:g}), "
-            "or train in a wider dtype (use.precision)",
-        )
-
-
-def cast_trainable_(model: Any, dtype: str) -> list[tuple[str, Any]]:
-    """Cast every trainable parameter to `dtype` in place, and return them with their names."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not named:
-        raise TunekitError("no parameter of the model trains", "use an adapter plugin, or none to train all weights")
-    for name, parameter in named:
-        if is_head(name):
-            continue  # it computes in fp32, whatever the adapter trains in
-        parameter.data = parameter.data.to(getattr(torch, dtype))
-    return named

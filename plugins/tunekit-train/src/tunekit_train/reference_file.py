@@ -71,13 +71,8 @@ class ReferenceFile:
     @classmethod
     def find(cls, folder: Path, fingerprint: str) -> ReferenceFile | None:
         """Open the folder where it is whole and of this fingerprint."""
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except (OSError, ValueError):
-            return None
-        if (manifest.get("version"), manifest.get("fingerprint")) != (VERSION, fingerprint):
-            return None
-        return cls(folder, manifest)
+        manifest = manifest_of(folder, VERSION, fingerprint)
+        return None if manifest is None else cls(folder, manifest)
 
     @classmethod
     def make(cls, folder: Path, fingerprint: str, scored: Iterable[Scored]) -> ReferenceFile:
@@ -107,6 +102,15 @@ class ReferenceFile:
         found = cls.find(folder, fingerprint)
         assert found is not None, "what was just written is found"
         return found
+
+
+def manifest_of(folder: Path, version: int, fingerprint: str) -> dict[str, Any] | None:
+    """The manifest of a folder that is whole, of this version and of this fingerprint; else None."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if (manifest.get("version"), manifest.get("fingerprint")) == (version, fingerprint) else None
 
 
 def keys_of(sequences: Iterable[TokenSequence]) -> list[bytes]:

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 
-from tunekit.errors import DataError, DivergedError, InterruptedRunError, PlanError, Problem, TunekitError
-from tunekit.values import Event, EventKind, ModelBundle, OptimizerSettings, StageContext
-from tunekit_train.checkpoints import Checkpoints
-from tunekit_train.job import cast_trainable_
+from tunekit.errors import DataError, PlanError, Problem
+from tunekit.values import ModelBundle, StageContext
+from tunekit_train import TrainConfig
 from tunekit_train.order import split
 from tunekit_train.parallel import Parallel, parallel_of
 from tunekit_train.permuting import permutation
 from tunekit_train.prompts import Prompts
 from tunekit_train.schedules import factor_of
+from tunekit_train.surroundings import Surroundings
 
 from .options import GrpoConfig, RlooConfig
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Surroundings):
     """A stage's options, prompts, model and surroundings, with what follows from them."""
 
     config: GrpoConfig | RlooConfig
     data: Prompts
     bundle: ModelBundle
     context: StageContext
+
+    @property
+    def options(self) -> TrainConfig:
+        """The options of the stage."""
+        return self.config
 
     @cached_property
     def parallel(self) -> Parallel:
@@ -104,52 +107,8 @@ class Session:
             return max(1, round(evaluate.every_ratio * self.total_steps))
         return evaluate.every or self.steps_per_epoch
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The checkpoints of this stage."""
-        return Checkpoints(self.context.folder / "checkpoints", self.config.checkpoint.keep)
-
-    def make_optimizer(self, model: Any, steps: int) -> Any:
-        """Ask the plugin that owns optimisers, for what trains, in its dtype."""
-        named = cast_trainable_(model, self.bundle.precision.trainable)
-        settings = OptimizerSettings(self.config.learning_rate, self.config.weight_decay, steps)
-        return self.context.calls.own(
-            "tunekit_optimizer", bundle=self.bundle, named_parameters=named, settings=settings, context=self.context
-        )
-
     def make_scheduler(self, optimizer: Any, steps: int) -> Any:
         """The learning rate over the steps, as plugins want it."""
         factor, hook = factor_of(self.config, steps), "tunekit_train_schedule"
         given = {"total_steps": steps, "context": self.context}
         return LambdaLR(optimizer, self.context.calls.chain(hook, "factor", factor, **given))
-
-    def callbacks(self) -> tuple[TrainerCallback, ...]:
-        """What plugins add to Trainer. TunekitError for anything but a callback of transformers."""
-        hook = "tunekit_train_callbacks"
-        found: tuple[Any, ...] = self.context.calls.chain(hook, "callbacks", (), context=self.context)
-        for each in found:
-            if not isinstance(each, TrainerCallback):
-                what = f"{hook} returned a {type(each).__name__}"
-                raise TunekitError(what, "return objects whose class derives from transformers.TrainerCallback")
-        return found
-
-    def tell(self, kind: EventKind, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell all watchers of the run."""
-        self.context.emit(Event(kind, self.context.name, step, self.total_steps, metrics))
-
-    def diverged(self, what: str, step: int) -> DivergedError:
-        """The error for a loss or gradient that is no finite number."""
-        newest = self.checkpoints.newest()
-        kept = f"the last good checkpoint is {newest}" if newest else "no checkpoint was written before"
-        return DivergedError(
-            f"{what} of {self.context.name} is not a finite number at step {step}; {kept}",
-            f"lower {self.context.key}.learning_rate (now {self.config.learning_rate:g}), "
-            "or train in a wider dtype (use.precision)",
-        )
-
-    def interrupted(self) -> InterruptedRunError:
-        """The error for a stage that was asked to stop."""
-        newest = self.checkpoints.newest()
-        kept = f"{newest.name.replace('-', ' ')} is saved" if newest else "no checkpoint had been written yet"
-        run = next((up for up in self.context.folder.parents if (up / "recipe.yaml").exists()), self.context.folder)
-        return InterruptedRunError(f"{self.context.name} was interrupted; {kept}", f"go on with `tunekit resume {run}`")

@@ -17,10 +17,10 @@ from tunekit.values import ModelBundle, Prepared, StageContext, StageResult
 from tunekit_train.checkpoints import read_state
 from tunekit_train.determinism import deterministic
 from tunekit_train.engine import quiet
-from tunekit_train.job import cast_trainable_
 from tunekit_train.memory import PeakMemory
 from tunekit_train.prompts import Prompts
 from tunekit_train.results import save_model
+from tunekit_train.surroundings import cast_trainable_
 from tunekit_train.watchers import GradientGuard, Interrupt, Saver
 
 from .arguments import make_arguments

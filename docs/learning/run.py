@@ -65,7 +65,7 @@ def learn(name: str, data: Path, output: Path, overrides: tuple[str, ...] = ()) 
     facts = run.record.finished_stages()[0]["facts"]
     first = {"kind": "evaluated", **before, "step": 0}
     lines = [tidy(line, lesson) for line in (first, *steps(run), *evaluations(run))]
-    counts = {"trained_on": facts["items_trained_on"], "held_out": facts["items_held_out"]}
+    counts = {"trained_on": facts.get("prompts", facts["items_trained_on"]), "held_out": facts["items_held_out"]}
     return {**counts, "tokens": facts["tokens"], "lines": lines}
 
 

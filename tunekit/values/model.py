@@ -44,7 +44,8 @@ class Quantization:
     `arguments` go to the loader (for transformers: keyword arguments of `from_pretrained`); `after_load` takes the
     loaded model and returns it with its modules swapped, for methods the loader does not know. `adapter_only` means the
     weights cannot be trained themselves. `merge` says how an adapter may be merged: `exact` in place, `dequantize` the
-    base first, or `refuse`. `bits` is the storage per weight, scales included.
+    base first, or `refuse`. `dequantize` takes the loaded model, before any adapter, and returns it with ordinary dense
+    layers of the same weights. `bits` is the storage per weight, scales included.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Quantization:
     after_load: Callable[[Any], Any] | None = None
     adapter_only: bool = True
     merge: Merge = "dequantize"
+    dequantize: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from .adapters import NamedAdapters
 from .calls import Calls
-from .data import load_tokenizer, open_examples, preparing
+from .data import first_data, load_tokenizer, open_examples, preparing
 from .errors import InterruptedRunError, RunFolderError
 from .launching import EventLog, first_here, make_launch, refuse_crowd, refuse_what_stays_here
 from .local import identity
@@ -73,7 +73,8 @@ def open_model(
     calls = Calls(plan.plugins)
     context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
     tokenizer, _ = load_tokenizer(context, plan.load_request)
-    request = replace(plan.load_request, purpose=purpose, tokenizer=tokenizer)
+    data = first_data(plan, calls, tokenizer)
+    request = replace(plan.load_request, purpose=purpose, tokenizer=tokenizer, data=data)
     if model is not None:
         request = replace(request, model=str(model))
     bundle, patched = _load(context, request)
@@ -188,7 +189,8 @@ class _Engine:
     def _open(self, tokenizer: Any) -> NamedAdapters:
         """Load the base as a finished stage that trained all of it left it, or as the recipe names it."""
         model = self.record.artefact("model")
-        request = replace(self.plan.load_request, tokenizer=tokenizer)
+        data = first_data(self.plan, self.calls, tokenizer)
+        request = replace(self.plan.load_request, tokenizer=tokenizer, data=data)
         if model is not None:
             request = replace(request, model=str(model))
         bundle, patched = _load(self.context, request)
@@ -262,7 +264,7 @@ def _load(context: Context, request: LoadRequest) -> tuple[ModelBundle, dict[str
     if calls.owner("tunekit_quantize") is not None:
         quantization: Quantization = calls.own("tunekit_quantize", request=request)
         request = replace(request, quantization=quantization)
-    request = calls.chain("tunekit_before_load", "request", request)
+    request = calls.chain("tunekit_before_load", "request", request, context=context)
     bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
     reports = {planned.name: report for planned, report in calls.each("tunekit_patch", bundle=bundle)}
     return bundle, reports

@@ -216,15 +216,15 @@ class HookSpecs:
         raise AssertionError
 
     @hookspec("chain")
-    def tunekit_before_load(self, request: LoadRequest) -> LoadRequest:
-        """Change how the model is loaded.
+    def tunekit_before_load(self, request: LoadRequest, context: Context) -> LoadRequest:
+        """Change how the model is loaded, or which.
 
         Kind: chain over `request`.
         When: after quantisation is decided, before loading.
-        Changes: nothing but the request.
-        Returns: the request, usually `request.with_arguments(...)`.
+        Changes: caches on disk at most.
+        Returns: the request, usually `request.with_arguments(...)`; with another `model` where one was made of it.
         Raises: TunekitError where two plugins ask for different things.
-        Example: an attention kernel, a RoPE scaling, a config override.
+        Example: an attention kernel, a RoPE scaling, a config override; a copy of the model that GPTQ has quantised.
         """
         raise AssertionError
 

@@ -6,7 +6,7 @@ from .reading import count_rows, open_examples
 from .recorded import RecordedData
 from .report import DataReport, report_data
 from .stage_data import StageData
-from .surroundings import cache_folder, load_tokenizer, preparing
+from .surroundings import cache_folder, first_data, load_tokenizer, preparing
 
 __all__ = [
     "DataReport",
@@ -16,6 +16,7 @@ __all__ = [
     "cache_folder",
     "code_fingerprint",
     "count_rows",
+    "first_data",
     "load_tokenizer",
     "open_examples",
     "preparing",

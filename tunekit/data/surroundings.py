@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..calls import Calls
-from ..values import Context, LoadRequest, Plan, Report, StageContext, StagePlan
+from ..values import Context, LoadRequest, Plan, Prepared, Report, StageContext, StagePlan
+from .reading import open_examples
 
 
 def load_tokenizer(context: Context, request: LoadRequest) -> tuple[Any, dict[str, Report]]:
@@ -31,6 +33,23 @@ def preparing(plan: Plan, calls: Calls, stage: StagePlan | None) -> StageContext
         name=stage.name if stage else "",
         key=stage.key if stage else "",
     )
+
+
+def first_data(plan: Plan, calls: Calls, tokenizer: Any) -> Callable[[], Prepared] | None:
+    """What prepares the data of the first stage when it is called; None where the plan has no stage."""
+    if not plan.stages:
+        return None
+    stage = plan.stages[0]
+
+    def prepare() -> Prepared:
+        examples = open_examples(calls.for_stage(stage.index), stage.sources, stage.mixing)
+        context = preparing(plan, calls, stage)
+        prepared: Prepared = calls.one(
+            stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=context
+        )
+        return prepared
+
+    return prepare
 
 
 def cache_folder(name: str) -> Path:

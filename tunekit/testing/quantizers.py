@@ -51,7 +51,7 @@ class QuantizerSuite(PluginSuite):
         calls, context, request = calls_of(*plugins), run_context(*plugins), self.request(folder)
         if calls.owner("tunekit_quantize") is not None:
             request = replace(request, quantization=calls.own("tunekit_quantize", request=request))
-        request = calls.chain("tunekit_before_load", "request", request)
+        request = calls.chain("tunekit_before_load", "request", request, context=context)
         bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
         for _ in calls.each("tunekit_patch", bundle=bundle):
             pass  # a patch changes the model in place

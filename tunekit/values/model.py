@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from .machine import Precision
+from .tokens import Prepared
 
 Merge = Literal["exact", "dequantize", "refuse"]
 DEFAULT_ADAPTER = "default"
@@ -62,7 +63,8 @@ class LoadRequest:
     """What to load and how. `arguments` are extra keyword arguments for the loader, gathered by `tunekit_before_load`.
 
     `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights. `tokenizer` is the one loaded and
-    patched before, which goes into the bundle.
+    patched before, which goes into the bundle. `data` prepares what the first stage learns from, for who has to see
+    some of it before the model can be loaded; None where the plan has no stage.
     """
 
     model: str
@@ -71,6 +73,7 @@ class LoadRequest:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     purpose: Literal["train", "infer"] = "train"
     tokenizer: Any = None
+    data: Callable[[], Prepared] | None = None
 
     def with_arguments(self, **arguments: Any) -> LoadRequest:
         """Return a copy with these loader arguments added; a clash with another value is the caller's mistake."""

@@ -22,8 +22,10 @@ from pydantic_core import PydanticUndefined
 
 import tunekit
 from tunekit import testing, values
-from tunekit.catalog import Catalog, Listing
+from tunekit.catalog import EXPORTS, Catalog, Listing
+from tunekit.catalog import PLUGINS as GROUP
 from tunekit.hooks import HookSpecs
+from tunekit.options import ExportConfig
 from tunekit.plugin import Plugin
 from tunekit.recipe.model import AdapterOptions, MixingOptions, SourceOptions
 
@@ -110,6 +112,21 @@ def options() -> Iterator[str]:
             yield f"It has no options: `{key}={{}}`."
 
 
+def exports() -> Iterator[str]:
+    """The options of every export target of this repository; those that all share are told once."""
+    yield from ("", "### every target", "")
+    yield from _options(ExportConfig, "export.TARGET.")
+    for row, plugin in _plugins(EXPORTS):
+        yield from ("", f"### export {row.name}", "", f"{_first_line(plugin)} From `{row.distribution}`.", "")
+        shared = ExportConfig.model_fields
+        own = {name: field for name, field in plugin.config_type().model_fields.items() if name not in shared}
+        if own:
+            yield from _table("option", "default", "takes", "meaning")
+            yield from _field_rows(own, f"export.{row.name}.")
+        else:
+            yield f"It has no options of its own: `export=[{row.name}]`."
+
+
 REGIONS: Mapping[str, Callable[[], Iterator[str]]] = {
     "public": public,
     "suites": suites,
@@ -120,6 +137,7 @@ REGIONS: Mapping[str, Callable[[], Iterator[str]]] = {
     "mixing": mixing,
     "adapter": adapter,
     "options": options,
+    "exports": exports,
 }
 
 
@@ -148,10 +166,10 @@ def main() -> int:
     return 1 if pages and "--check" in sys.argv else 0
 
 
-def _plugins() -> Iterator[tuple[Listing, type[Plugin[Any]]]]:
+def _plugins(group: str = GROUP) -> Iterator[tuple[Listing, type[Plugin[Any]]]]:
     """The installed plugins that this repository holds; a stranger's plugin has its own manual."""
     ours = {folder.parent.name for folder in PLUGINS.glob("*/pyproject.toml")}
-    catalog = Catalog.discover()
+    catalog = Catalog.discover(group=group)
     for row in catalog.listing():
         if row.distribution in ours and row.status == "available":
             yield row, catalog.load(row.name)
@@ -237,7 +255,11 @@ def _options(config: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _option_rows(config: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in config.model_fields.items():
+    yield from _field_rows(config.model_fields, prefix)
+
+
+def _field_rows(fields: Mapping[str, FieldInfo], prefix: str) -> Iterator[str]:
+    for name, field in fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _option_rows(inner, f"{prefix}{name}.")

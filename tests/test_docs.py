@@ -17,7 +17,7 @@ from docs_helpers import MODELS, PAGES, ROOT, Page, blocks, catalog_of_this_repo
 
 import tunekit
 from tunekit import errors
-from tunekit.catalog import Catalog
+from tunekit.catalog import EXPORTS, Catalog
 from tunekit.hooks import HookSpecs
 from tunekit.recipe import from_mapping
 from tunekit.testing import save_tiny_model
@@ -95,6 +95,16 @@ def test_every_option_of_every_plugin_is_in_the_recipe_reference():
         assert f"\n### {name}\n" in text
         for option in catalog.load(name).config_type().model_fields:
             assert re.search(rf"`(use|stages)\.{name}\.{option}[`.]", text), f"{name}.{option} is missing"
+
+
+def test_every_option_of_every_export_target_is_in_the_recipe_reference():
+    text = (DOCS / "recipe.md").read_text()
+    catalog = Catalog.discover(group=EXPORTS)
+    ours = {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
+    for name in (row.name for row in catalog.listing() if row.distribution in ours):
+        assert f"\n### export {name}\n" in text
+        for option in catalog.load(name).config_type().model_fields:
+            assert re.search(rf"`export\.({name}|TARGET)\.{option}[`.]", text), f"{name}.{option} is missing"
 
 
 def test_the_manual_lists_the_public_names():

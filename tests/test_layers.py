@@ -25,6 +25,8 @@ LAYERS = [
     "plan",
     "record",
     "adapters",
+    "opening",
+    "exporting",
     "launching",
     "engine",
     "certify",
@@ -91,7 +93,9 @@ def test_a_plugin_is_complete_and_named_alike_everywhere(folder):
     assert (folder / "README.md").exists()
     assert (folder / "src" / package / "py.typed").exists()
     assert list((folder / "tests").glob("test_*.py"))
-    named = meta["project"]["entry-points"]["tunekit"]
+    groups = meta["project"]["entry-points"]
+    named = {**groups.get("tunekit", {}), **groups.get("tunekit.exports", {})}
+    assert named
     assert all(target.startswith(package + ":") for target in named.values())
     assert any(dependency.startswith("tunekit-core") for dependency in meta["project"]["dependencies"])
 

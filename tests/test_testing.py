@@ -9,6 +9,7 @@ from typing import Any
 
 import faults.backends
 import faults.data
+import faults.exports
 import faults.models
 import faults.plugins
 import faults.rewards

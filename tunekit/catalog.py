@@ -18,6 +18,8 @@ PLUGINS = "tunekit"
 """The entry point group of plugins."""
 COMMANDS = "tunekit.commands"
 """The entry point group of subcommands; an entry has the subcommand's name and points to a plugin class."""
+EXPORTS = "tunekit.exports"
+"""The entry point group of export targets: a target may have the name of another plugin, as gptq and awq do."""
 
 Status = Literal["available", "broken", "disabled", "duplicate"]
 

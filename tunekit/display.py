@@ -130,8 +130,10 @@ def _adapters(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _steps(plan: Plan) -> Section:
     rows = []
+    exporting = {export.plugin.name: export.plugin for export in plan.exports}
     for step in plan.steps:
         found = [planned for name in step.plugin.split(", ") if (planned := plan.plugin(name)) is not None]
+        found = [exporting[step.plugin]] if step.phase == "export" else found
         made_by = ", ".join(dict.fromkeys(f"{planned.distribution} {planned.version}" for planned in found))
         rows.append((step.phase, step.hook.removeprefix("tunekit_"), step.plugin, step.why, made_by))
     return Section("Steps, in order", ("phase", "hook", "plugin", "why", "distribution"), tuple(rows))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .adapters import NamedAdapters
 from .calls import Calls
@@ -15,6 +15,7 @@ from .data import first_data, load_tokenizer, open_examples, preparing
 from .errors import InterruptedRunError, RunFolderError
 from .launching import EventLog, first_here, make_launch, refuse_crowd, refuse_what_stays_here
 from .local import identity
+from .opening import load, open_model
 from .plan import add_estimate, make_plan
 from .recipe import Recipe, Use
 from .record import Onlooker, Record
@@ -22,13 +23,10 @@ from .run import Run
 from .values import (
     Context,
     Event,
-    LoadRequest,
     ModelBundle,
     Plan,
     Prepared,
     Processes,
-    Quantization,
-    Report,
     StageContext,
     StagePlan,
     StageResult,
@@ -63,22 +61,8 @@ def take_part(folder: Path) -> None:
     """
     first = first_here()
     record = (Record if first else Onlooker).open(folder)
-    _Engine(add_estimate(make_plan(record.recipe)), record, [EventLog(folder)] if first else []).run()
-
-
-def open_model(
-    plan: Plan, folder: Path, model: Path | None = None, purpose: Literal["train", "infer"] = "infer"
-) -> NamedAdapters:
-    """Load the model of a plan without an adapter; `model` are trained weights in place of the base's."""
-    calls = Calls(plan.plugins)
-    context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
-    tokenizer, _ = load_tokenizer(context, plan.load_request)
-    data = first_data(plan, calls, tokenizer)
-    request = replace(plan.load_request, purpose=purpose, tokenizer=tokenizer, data=data)
-    if model is not None:
-        request = replace(request, model=str(model))
-    bundle, patched = _load(context, request)
-    return NamedAdapters(bundle, context, plan.stages, patched)
+    plan = replace(add_estimate(make_plan(record.recipe)), exports=())  # the process that was asked for the run exports
+    _Engine(plan, record, [EventLog(folder)] if first else []).run()
 
 
 def _essence(recipe: Recipe) -> tuple[object, ...]:
@@ -118,7 +102,11 @@ class _Engine:
         if processes is not None:
             processes.wait()
             processes.close()
-        return Run(self.plan, self.record, adapters or self._reopened, self.context)
+        run = Run(self.plan, self.record, adapters or self._reopened, self.context)
+        if self.plan.exports and first_here():
+            with self._status():
+                run.export_planned()
+        return run
 
     def _launch(self) -> Processes | None:
         """Bring the run to where it happens; None where it has happened there."""
@@ -193,7 +181,7 @@ class _Engine:
         request = replace(self.plan.load_request, tokenizer=tokenizer, data=data)
         if model is not None:
             request = replace(request, model=str(model))
-        bundle, patched = _load(self.context, request)
+        bundle, patched = load(self.context, request)
         return NamedAdapters(bundle, self.context, self.plan.stages, patched)
 
     def _train(self, stage: StagePlan, bundle: ModelBundle, data: Prepared) -> StageResult:
@@ -255,16 +243,3 @@ class _Engine:
             raise
         else:
             self.record.set_status("finished")
-
-
-def _load(context: Context, request: LoadRequest) -> tuple[ModelBundle, dict[str, Report]]:
-    """Quantise, prepare, load and patch."""
-    calls = context.calls
-    assert isinstance(calls, Calls)
-    if calls.owner("tunekit_quantize") is not None:
-        quantization: Quantization = calls.own("tunekit_quantize", request=request)
-        request = replace(request, quantization=quantization)
-    request = calls.chain("tunekit_before_load", "request", request, context=context)
-    bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
-    reports = {planned.name: report for planned, report in calls.each("tunekit_patch", bundle=bundle)}
-    return bundle, reports

@@ -109,6 +109,10 @@ class RunFolderError(TunekitError):
     exit_code = 2
 
 
+class ExportError(TunekitError):
+    """An export, read again, is not what was trained."""
+
+
 class DivergedError(TunekitError):
     """The loss or a gradient is no longer a finite number."""
 

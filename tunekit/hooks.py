@@ -24,6 +24,8 @@ from .values import (
     Event,
     Example,
     Examples,
+    Exported,
+    ExportRequest,
     Launch,
     LoadRequest,
     Machine,
@@ -354,6 +356,22 @@ class HookSpecs:
         Returns: a number for each, in their order; more is better.
         Raises: TunekitError where the model has learnt no values.
         Example: the value head that a reward stage has trained.
+        """
+        raise AssertionError
+
+    @hookspec("own", optional=True)
+    def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:
+        """Write what was trained for others to read, read it again, and compare.
+
+        Kind: own per target: the plugin the target is named after, by an entry point of the group `tunekit.exports`.
+        When: after the last stage for the exports that the recipe names, and for `run.export(target)`; `bundle` is the
+            trained model. The caller judges the comparison, adds `README.md` and `export.json`, and gives the folder
+            its name; what fails leaves none.
+        Changes: the files of `request.folder`.
+        Returns: the comparison, made with what reads the files elsewhere: without tunekit where the format is somebody
+            else's.
+        Raises: ExportError where the model cannot be written so.
+        Example: merged weights in safetensors, read by transformers.
         """
         raise AssertionError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import engine
+from . import engine, opening
 from .catalog import Catalog
 from .certify import Certificate, certify
 from .data import DataReport, report_data
@@ -24,7 +24,8 @@ class Pipeline:
     """A fine-tuning from model and data to stages.
 
     `use` takes plugin objects (`Lora(rank=8)`) or names; `stages` takes stage plugins (`Sft(epochs=1)`); `data` takes a
-    path, a mapping with `path` and options, rows, or a list of these. Nothing happens until `plan()` or `run()`.
+    path, a mapping with `path` and options, rows, or a list of these; `export` takes export plugins (`Merged()`) or
+    names, for what is exported at the end. Nothing happens until `plan()` or `run()`.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Pipeline:
         stages: Sequence[Plugin[Any] | str | Mapping[str, Any]] = (),
         output: str | Path | None = None,
         seed: int = 0,
+        export: Sequence[Plugin[Any] | str | Mapping[str, Any]] = (),
     ) -> None:
         self.catalog = Catalog.discover()
-        self.recipe = from_code(model, data, use, stages, output, seed, self.catalog)
+        self.recipe = from_code(model, data, use, stages, output, seed, self.catalog, export)
 
     @classmethod
     def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
@@ -105,7 +107,7 @@ def open_run(folder: str | Path, adapter: str | None = None) -> Run:
     if adapter is not None and adapter not in record.adapters:
         known = ", ".join(record.adapters) or "none"
         raise RunFolderError(f"{folder} holds no adapter named {adapter!r}", f"it holds {known}")
-    adapters = engine.open_model(plan, record.folder, record.artefact("model"))
+    adapters = opening.open_model(plan, record.folder, record.artefact("model"))
     name = plan.final_adapter if adapter is None else adapter
     adapters.use(name, record.adapters.get(name))
     return Run(plan, record, adapters, adapters.context)
@@ -114,7 +116,7 @@ def open_run(folder: str | Path, adapter: str | None = None) -> Run:
 def open_model(model: str, use: Sequence[Plugin[Any] | str] | Mapping[str, Any] = ()) -> Talk:
     """Load a model as it is, untrained, to talk to it."""
     plan = make_plan(from_code(model, use=use), purpose="infer")
-    adapters = engine.open_model(plan, Path())
+    adapters = opening.open_model(plan, Path())
     adapters.use(plan.final_adapter)
     return Talk(adapters, adapters.context, plan.final_adapter)
 

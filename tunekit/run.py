@@ -12,7 +12,11 @@ from typing import Any
 from .adapters import NamedAdapters
 from .calls import Calls, implements
 from .data import RecordedData
-from .errors import PlanError, Problem, TunekitError
+from .errors import PlanError, Problem, RecipeError, TunekitError
+from .exporting import Export, make_export
+from .plan import plan_one_export
+from .plugin import Plugin
+from .recipe import exports_from_code
 from .record import Record
 from .values import Answer, Backend, Context, GenerationSettings, Message, ModelBundle, Plan, Prompt
 
@@ -145,6 +149,31 @@ class Run(Talk):
                 stage.plugin, "tunekit_score", bundle=bundle, texts=list(texts), context=self._context
             )
         return found
+
+    @property
+    def exports(self) -> dict[str, Path]:
+        """The folders of the exports that were made of the run, by their names."""
+        return self.record.exports
+
+    def export(self, target: Plugin[Any] | str, **options: Any) -> Export:
+        """Write the model, with the adapter that answers, for others to read: `run.export("merged", dtype="bfloat16")`.
+
+        `target` is an export plugin (`Merged(dtype="bfloat16")`) or its name. It is read again and compared with what
+        was trained; ExportError, and no folder, where it says something else. Raises PlanError for what cannot be
+        exported so, RunFolderError where the folder is there already.
+        """
+        problems: list[Problem] = []
+        uses = exports_from_code([target if isinstance(target, Plugin) else {target: options}], problems)
+        if problems:
+            raise RecipeError(problems)
+        taken = [path.name for path in (self.folder / "exports").glob("*")]
+        plan = plan_one_export(self.plan, uses[0], taken)
+        return make_export(plan, plan.exports[0], self.record, self._adapters, self._name)
+
+    def export_planned(self) -> list[Export]:
+        """Make the exports that the recipe names and that are not made yet."""
+        waiting = [export for export in self.plan.exports if export.name not in self.exports]
+        return [make_export(self.plan, export, self.record, self._adapters, self._name) for export in waiting]
 
 
 def next_folder(folder: str | Path) -> Path:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import engine
+from . import engine, opening
 from .adapters import NamedAdapters
 from .catalog import Catalog
 from .display import Section, html, terminal
@@ -170,7 +170,7 @@ class Session:
     @cached_property
     def _carried(self) -> NamedAdapters:
         """The base, loaded when it is first needed, as a run loads it."""
-        return engine.open_model(self._plan, Path(), purpose="train")
+        return opening.open_model(self._plan, Path(), purpose="train")
 
     def _talk(self, adapter: Chosen) -> Talk:
         name = self.active if isinstance(adapter, type(...)) else adapter

@@ -37,7 +37,8 @@ def certify(recipe: Recipe, folder: str | Path, steps: int = 2) -> Certificate:
     problems = list(_problems(plan))
     if problems:
         raise PlanError(problems)
-    prepared = replace(recipe, stages=tuple(_prepared(stage, steps) for stage in recipe.stages), output=None)
+    stages = tuple(_prepared(stage, steps) for stage in recipe.stages)
+    prepared = replace(recipe, stages=stages, exports=(), output=None)
     make_plan(_by_name(prepared))
     write_text(place / RECIPE, yaml.safe_dump(prepared.to_mapping(), sort_keys=False))
     alone = bool(plan.machine.accelerators) or sys.platform != "linux"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from . import certify, chat, data, demo, new, plan, plugins, resume, schema, train
+from . import certify, chat, data, demo, export, new, plan, plugins, resume, schema, train
 
 if TYPE_CHECKING:
     from ..catalog import Catalog
@@ -38,7 +38,7 @@ class _Program(TyperGroup):
 
 
 app = typer.Typer(cls=_Program, help=HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-for module in (demo, plan, data, train, resume, certify, chat, plugins, schema, new):
+for module in (demo, plan, data, train, resume, certify, chat, export, plugins, schema, new):
     module.add_to(app)
 
 

@@ -15,12 +15,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def plugins(json: Json = False) -> None:
-    """List installed plugins: available, broken, disabled or duplicate."""
-    from ..catalog import Catalog
+    """List installed plugins and export targets: available, broken, disabled or duplicate."""
+    from ..catalog import EXPORTS, Catalog
     from ..display import Section, terminal
 
     with only_json() as write:
-        listing = Catalog.discover().listing()
+        listing = [*Catalog.discover().listing(), *Catalog.discover(group=EXPORTS).listing()]
         if json:
             write([asdict(row) for row in listing])
     if json:

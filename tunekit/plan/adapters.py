@@ -8,6 +8,8 @@ from ..calls import Calls
 from ..errors import Problem
 from ..values import DEFAULT_ADAPTER, Plan, PlannedPlugin, StagePlan
 
+ADAPTER = "adapter"
+"""The capability of a plugin that puts parameters of its own on the base, and trains those."""
 NAMED = "adapter.named"
 """The capability of an adapter plugin that carries several adapters on one model."""
 SAVED = "adapter.saved"

@@ -58,7 +58,7 @@ def configure(recipe: Recipe, catalog: Catalog, purpose: Purpose) -> Configurati
     """Load and configure every plugin the recipe names, then the defaults for what nobody answers."""
     found = Configuration()
     for use in recipe.use:
-        planned = _plugin(use, catalog, found, None)
+        planned = find_plugin(use, catalog, found, None)
         if planned is not None and STAGE_HOOK in hooks_of(type(planned.plugin)):
             found.problems.append(
                 Problem(use.key, f"{use.name} is a stage", f"put it under stages: `- {use.name}: {{}}`")
@@ -80,7 +80,7 @@ def configure(recipe: Recipe, catalog: Catalog, purpose: Purpose) -> Configurati
 
 
 def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found: Configuration) -> None:
-    uses = [_plugin(use, catalog, found, index) for use in stage.use]
+    uses = [find_plugin(use, catalog, found, index) for use in stage.use]
     for use in uses:
         if use is not None:
             found.problems.extend(_not_for_a_stage(use))
@@ -89,7 +89,7 @@ def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found
         found.problems.append(Problem(stage.key, "has no data", "name some: `data: alpaca.json`"))
     if not stage.name:
         return
-    planned = _plugin(Use(stage.name, stage.options, stage.key, stage.plugin), catalog, found, index)
+    planned = find_plugin(Use(stage.name, stage.options, stage.key, stage.plugin), catalog, found, index)
     if planned is None:
         return
     if STAGE_HOOK not in hooks_of(type(planned.plugin)):
@@ -104,7 +104,7 @@ def _add_stage(recipe: Recipe, stage: Stage, index: int, catalog: Catalog, found
     )
 
 
-def _plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None) -> PlannedPlugin | None:
+def find_plugin(use: Use, catalog: Catalog, found: Configuration, stage: int | None) -> PlannedPlugin | None:
     """Load and configure one named plugin; what goes wrong is a problem under its key."""
     if use.plugin is not None:
         entry = catalog.entry_of(type(use.plugin))
@@ -151,7 +151,7 @@ def _add_formats(recipe: Recipe, catalog: Catalog, found: Configuration) -> None
     known = {planned.name for planned in found.everyone} | set(DEFAULTS["tunekit_format_data"])
     for source in sources:
         if source.format is not None and source.format not in known:
-            planned = _plugin(Use(source.format, {}, f"{source.key}.format"), catalog, found, None)
+            planned = find_plugin(Use(source.format, {}, f"{source.key}.format"), catalog, found, None)
             if planned is not None and not implements(planned.plugin, "tunekit_format_data"):
                 found.problems.append(Problem(f"{source.key}.format", f"{source.format} is no format", "name another"))
             elif planned is not None:

@@ -12,9 +12,21 @@ from ..data import count_rows, load_tokenizer, open_examples, preparing
 from ..errors import PlanError, Problem, ProblemsError
 from ..machine import probe
 from ..recipe import Recipe
-from ..values import Estimate, EstimateRequest, Machine, Plan, PlannedPlugin, Precision, Prepared, StagePlan
+from ..values import (
+    Estimate,
+    EstimateRequest,
+    ExportPlan,
+    Machine,
+    Plan,
+    PlannedPlugin,
+    PlanStep,
+    Precision,
+    Prepared,
+    StagePlan,
+)
 from .adapters import adapter_problems
 from .configuring import Configuration, Purpose, configure
+from .exports import EXPORT_HOOK, export_problems, plan_exports
 from .ordering import SLOTS, incompatibilities, order, steps
 
 SAMPLE_ROWS = 512
@@ -36,6 +48,7 @@ def make_plan(
         found.problems.extend(incompatibilities(found.plugins, found.stages, catalog))
     ordered, circles = order(found.everyone)
     found.problems.extend(circles)
+    exports = plan_exports(recipe.exports, found)
     _stop(found)
     calls = Calls(ordered)
     precision = _precision(calls, machine, found)
@@ -44,16 +57,22 @@ def make_plan(
         machine=machine,
         precision=precision,
         plugins=tuple(ordered),
-        steps=tuple(steps(ordered, found.stages)),
+        steps=(*steps(ordered, found.stages), *_export_steps(exports)),
         stages=tuple(found.stages),
         owners={hook: owner.name for hook in SLOTS if (owner := calls.owner(hook)) is not None},
-        versions=_versions(ordered),
+        versions=_versions([*ordered, *(export.plugin for export in exports)]),
+        exports=exports,
     )
     found.problems.extend(adapter_problems(plan, calls))
     for _, problems in calls.each("tunekit_check", plan=plan, machine=machine):
         found.problems.extend(problems)
+    found.problems.extend(export_problems(plan))
     _stop(found)
     return plan
+
+
+def _export_steps(exports: tuple[ExportPlan, ...]) -> list[PlanStep]:
+    return [PlanStep("export", EXPORT_HOOK, export.plugin.name, "named") for export in exports]
 
 
 def add_estimate(plan: Plan) -> Plan:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog import Catalog
+from ..catalog import EXPORTS, Catalog
 from ..errors import Problem, RecipeError, nearest
 from ..local import LocalPlugin
 from ..plugin import Plugin
@@ -20,7 +20,7 @@ from .overrides import apply_overrides_
 from .reading import read_file
 from .validation import validate
 
-KEYS = ("model", "data", "use", "stages", "output", "seed")
+KEYS = ("model", "data", "use", "stages", "export", "output", "seed")
 STAGE_KEYS = ("data", "use", "adapter")
 
 
@@ -55,6 +55,7 @@ def from_code(
     output: str | Path | None = None,
     seed: int = 0,
     catalog: Catalog | None = None,
+    export: Sequence[Plugin[Any] | str | Mapping[str, Any]] = (),
 ) -> Recipe:
     """Build a recipe from Python: plugin objects, names, or the same plain data as a file."""
     catalog = catalog or Catalog.discover()
@@ -62,9 +63,11 @@ def from_code(
     sources, mixing = _data(_long_data(data, "data", problems), "data", problems, None)
     uses = _uses_from_code(use, "use", catalog, problems)
     built = tuple(_stage_from_code(stage, index, catalog, problems) for index, stage in enumerate(_as_list(stages)))
+    exports = exports_from_code(export, problems)
     if problems:
         raise RecipeError(problems)
-    recipe = Recipe(str(model), sources, mixing, uses, built, None if output is None else str(output), seed)
+    written = None if output is None else str(output)
+    recipe = Recipe(str(model), sources, mixing, uses, built, written, seed, exports=exports)
     origins: dict[str, Origin] = {path: "code" for path, _ in leaves(recipe.without_rows().to_mapping())}
     return replace(recipe, origins=origins)
 
@@ -76,6 +79,10 @@ def _long_form(mapping: Mapping[str, Any], problems: list[Problem]) -> dict[str,
     long["use"] = _long_uses(long.get("use"), "use", problems)
     long["stages"] = [
         _long_stage(stage, f"stages.{n}", problems) for n, stage in enumerate(_as_list(long.get("stages")))
+    ]
+    long["export"] = [
+        _long_stage(export, f"export.{n}", problems, "export", "merged: {}")
+        for n, export in enumerate(_as_list(long.get("export")))
     ]
     return long
 
@@ -122,13 +129,16 @@ def _long_uses(use: Any, key: str, problems: list[Problem]) -> dict[str, Any]:
     return {}
 
 
-def _long_stage(stage: Any, key: str, problems: list[Problem]) -> dict[str, Any]:
+def _long_stage(
+    stage: Any, key: str, problems: list[Problem], noun: str = "stage", example: str = "sft: {epochs: 1}"
+) -> dict[str, Any]:
+    """A stage, or an export, as a mapping from its name to its options."""
     if isinstance(stage, str):
         return {stage: {}}
     if isinstance(stage, Mapping) and len(stage) == 1:
         ((name, options),) = stage.items()
         return {str(name): {} if options is None else options}
-    problems.append(Problem(key, f"{stage!r} is not one stage", "write `- sft: {epochs: 1}`, one name to an item"))
+    problems.append(Problem(key, f"{stage!r} is not one {noun}", f"write `- {example}`, one name to an item"))
     return {}
 
 
@@ -141,6 +151,7 @@ def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Prob
         problems.append(Problem("seed", f"is {seed!r}, not a whole number of 0 or more", "write `seed: 0`"))
     stages = [_stage(stage, index, problems, beside) for index, stage in enumerate(long["stages"]) if stage]
     sources, mixing = _data(long["data"], "data", problems, beside)
+    exports = [_uses(export, f"export.{n}", problems, beside) for n, export in enumerate(long["export"])]
     return Recipe(
         model=_beside(model or "", beside),
         data=sources,
@@ -150,6 +161,7 @@ def _build(long: dict[str, Any], origins: dict[str, Origin], problems: list[Prob
         output=output,
         seed=seed,
         origins=origins,
+        exports=tuple(use for uses in exports for use in uses),
     )
 
 
@@ -265,6 +277,19 @@ def _stage_from_code(stage: Any, index: int, catalog: Catalog, problems: list[Pr
         return Stage(name, _options(stage), f"stages.{index}.{name}", plugin=stage)
     long = _long_stage(stage, f"stages.{index}", problems)
     return _stage(long, index, problems, None) if long else Stage("", {}, f"stages.{index}")
+
+
+def exports_from_code(exports: Any, problems: list[Problem]) -> tuple[Use, ...]:
+    """Exports as a recipe holds them, from plugin objects, names, and mappings of a name to options."""
+    found: list[Use] = []
+    for index, item in enumerate(_as_list(exports)):
+        key = f"export.{index}"
+        if isinstance(item, Plugin):
+            name = plugin_name(item, Catalog.discover(group=EXPORTS))
+            found.append(Use(name, _options(item), f"{key}.{name}", item))
+        else:
+            found += _uses(_long_stage(item, key, problems, "export", "merged: {}"), key, problems)
+    return tuple(found)
 
 
 def plugin_name(plugin: Plugin[Any], catalog: Catalog) -> str:

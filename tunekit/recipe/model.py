@@ -111,6 +111,7 @@ class Recipe:
     output: str | None = None
     seed: int = 0
     origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
+    exports: tuple[Use, ...] = ()
 
     def without_rows(self) -> Recipe:
         """The recipe with no rows spelt out in it: they may be many, cost much to make, or never end."""
@@ -125,6 +126,8 @@ class Recipe:
         if self.use:
             mapping["use"] = {use.name: dict(use.options) for use in self.use}
         mapping["stages"] = [{stage.name: _stage_mapping(stage)} for stage in self.stages]
+        if self.exports:
+            mapping["export"] = [{use.name: dict(use.options)} for use in self.exports]
         if self.output is not None:
             mapping["output"] = self.output
         return {**mapping, "seed": self.seed}

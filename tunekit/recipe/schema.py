@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from ..catalog import Catalog, hooks_of
+from ..catalog import EXPORTS, Catalog, hooks_of
 from ..plugin import Plugin
 from .model import AdapterOptions, MixingOptions, SourceOptions
 
@@ -17,11 +17,10 @@ LOCAL = r"\.py:\w+$"
 
 def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
     """Write the schema of recipes over all available plugins; broken and disabled ones are left out."""
-    catalog = catalog or Catalog.discover()
-    plugins = {row.name: catalog.load(row.name) for row in catalog.listing() if row.status == "available"}
+    plugins, targets = _available(catalog or Catalog.discover()), _available(Catalog.discover(group=EXPORTS))
     stages = {name: plugin for name, plugin in plugins.items() if STAGE_HOOK in hooks_of(plugin)}
     techniques = {name: plugin for name, plugin in plugins.items() if name not in stages}
-    models: list[Any] = [(plugin.config_type(), "validation") for plugin in plugins.values()]
+    models: list[Any] = [(each.config_type(), "validation") for each in (*plugins.values(), *targets.values())]
     references, definitions = models_json_schema(
         [*dict.fromkeys(models), *((model, "validation") for model in (SourceOptions, MixingOptions, AdapterOptions))]
     )
@@ -42,6 +41,7 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
                 "data": data,
                 "use": {**use, "description": "plugins and their options"},
                 "stages": _stages(stages, reference, definitions["$defs"], own),
+                "export": _exports(targets, reference),
                 "output": {"type": "string", "description": "folder of the run"},
                 "seed": {"type": "integer", "minimum": 0, "default": 0, "description": "seed of everything random"},
             }
@@ -49,6 +49,21 @@ def json_schema(catalog: Catalog | None = None) -> dict[str, Any]:
         "required": ["model", "stages"],
         "$defs": definitions["$defs"],
     }
+
+
+def _available(catalog: Catalog) -> dict[str, type[Plugin[Any]]]:
+    return {row.name: catalog.load(row.name) for row in catalog.listing() if row.status == "available"}
+
+
+def _exports(targets: dict[str, type[Plugin[Any]]], reference: dict[Any, Any]) -> dict[str, Any]:
+    """A list of targets, each by its name alone or with its options; or one alone."""
+    shapes: list[dict[str, Any]] = [{"enum": sorted(targets)}] if targets else []
+    for name, plugin in sorted(targets.items()):
+        shapes.append({**_options({name: _option(plugin, reference)}), "required": [name]})
+    shapes += [{**_options({}), "patternProperties": {LOCAL: {"type": ["object", "null"]}}}]
+    shapes += [{"type": "string", "pattern": LOCAL}]
+    several = {"type": "array", "items": {"anyOf": shapes}}
+    return {"anyOf": [*shapes, several], "description": "what is exported at the end, in order"}
 
 
 def _options(properties: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,16 @@ class Record:
             if item["kind"] == "adapter"
         }
 
+    @property
+    def exports(self) -> dict[str, Path]:
+        """The folder of each export that was made of the run, by its name."""
+        return {name: self.folder / made["folder"] for name, made in self.state.get("exports", {}).items()}
+
+    def note_export(self, name: str, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Note that an export is done, and how it compares."""
+        made = {**self.state.get("exports", {}), name: {"folder": self._inside(folder), **plain(facts)}}
+        self.note(exports=made)
+
     def set_status(self, status: Status, message: str = "") -> None:
         """Note how the run stands; `message` says why where it did not finish."""
         self._state_({**self.state, "status": status, "message": message, f"{status}_at": _now()})
@@ -123,6 +133,7 @@ class Record:
             "metrics": plain(result.metrics),
             "facts": plain(result.facts),
             "artefacts": [self._artefact(artefact) for artefact in result.artefacts],
+            "held_out": list(result.held_out),
         }
         self._state_({**self.state, "stages": [*self.finished_stages(), noted]})
 
@@ -182,6 +193,7 @@ class Record:
             data=self._kept_data(recipe.data),
             use=self._kept_plugins(recipe.use),
             stages=tuple(self._kept_stage(stage) for stage in recipe.stages),
+            exports=self._kept_plugins(recipe.exports),
             output=str(self.folder),
         )
 
@@ -226,9 +238,11 @@ class Record:
             write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def _artefact(self, artefact: Artefact) -> dict[str, str]:
-        inside = artefact.path.is_relative_to(self.folder)
-        path = artefact.path.relative_to(self.folder) if inside else artefact.path
-        return {"kind": artefact.kind, "path": str(path)}
+        return {"kind": artefact.kind, "path": self._inside(artefact.path)}
+
+    def _inside(self, path: Path) -> str:
+        """A path as the record keeps it: from the run folder on where it is inside."""
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path.resolve())
 
     def _state_(self, state: dict[str, Any]) -> None:
         write_json(self.folder / STATE, state)
@@ -241,7 +255,7 @@ def origins(plan: Plan) -> dict[str, dict[str, Any]]:
         path: {"value": plain(value), "origin": plan.recipe.origins.get(path, "default")}
         for path, value in given.items()
     }
-    for planned in plan.plugins:
+    for planned in (*plan.plugins, *(export.plugin for export in plan.exports)):
         for path, value in leaves(planned.plugin.config.model_dump(mode="json"), planned.key or f"use.{planned.name}"):
             if path not in given and value != {}:
                 result[path] = {"value": plain(value), "origin": "default"}
@@ -276,6 +290,14 @@ def plan_mapping(plan: Plan) -> dict[str, Any]:
                 "start": None if stage.start is None else str(stage.start),
             }
             for stage in plan.stages
+        ],
+        "exports": [
+            {
+                "name": export.name,
+                "target": export.plugin.name,
+                "options": export.plugin.plugin.config.model_dump(mode="json"),
+            }
+            for export in plan.exports
         ],
         "versions": dict(plan.versions),
         "estimate": None if plan.estimate is None else estimate_mapping(plan),

@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
         for name in (
             "adapters",
             "backends",
+            "exports",
             "formats",
             "loaders",
             "optimizers",
@@ -38,6 +39,7 @@ pytest.register_assert_rewrite(
 from .adapters import AdapterSuite  # noqa: E402
 from .backends import BackendSuite  # noqa: E402
 from .data import conversations, examples_of, labelled, preferences, rows_of  # noqa: E402
+from .exports import ExportSuite  # noqa: E402
 from .formats import FormatSuite  # noqa: E402
 from .loaders import LoaderSuite  # noqa: E402
 from .optimizers import OptimizerSuite  # noqa: E402
@@ -68,6 +70,7 @@ __all__ = [
     "AdapterSuite",
     "BackendSuite",
     "Effect",
+    "ExportSuite",
     "FormatSuite",
     "LoaderSuite",
     "OptimizerSuite",

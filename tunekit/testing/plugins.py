@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 from ..calls import Calls
-from ..catalog import Entry, hooks_of
+from ..catalog import PLUGINS, Entry, hooks_of
 from ..hooks import HookSpecs
 from ..plugin import Plugin
 from .options import configs_of, own_options
@@ -38,6 +38,7 @@ class PluginSuite:
 
     plugin: ClassVar[Plugin[Any]]
     companions: ClassVar[Sequence[Plugin[Any]]] = ()
+    group: ClassVar[str] = PLUGINS
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -58,13 +59,15 @@ class PluginSuite:
 
     def entry(self) -> Entry:
         """The entry point that the plugin is installed under."""
-        entry = installed().entry_of(self.kind)
-        assert entry is not None, f"no installed distribution has {self.kind.__name__} as an entry point of `tunekit`"
+        entry = installed(self.group).entry_of(self.kind)
+        assert entry is not None, (
+            f"no installed distribution has {self.kind.__name__} as an entry point of `{self.group}`"
+        )
         return entry
 
     def test_its_entry_point_resolves_to_the_class(self) -> None:
         """A recipe that names the plugin gets this class."""
-        assert installed().load(self.entry().name) is self.kind
+        assert installed(self.group).load(self.entry().name) is self.kind
 
     def test_importing_its_module_imports_nothing_heavy(self) -> None:
         """Listing plugins stays fast, and a broken torch breaks only runs."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..calls import Calls, implements
-from ..catalog import Catalog
+from ..catalog import PLUGINS, Catalog
 from ..defaults import DEFAULTS
 from ..errors import PlanError
 from ..plan.ordering import incompatibilities, order, steps
@@ -34,9 +34,9 @@ from .tiny import FP32, tiny_config, tiny_tokenizer
 
 
 @cache
-def installed() -> Catalog:
+def installed(group: str = PLUGINS) -> Catalog:
     """What is installed, looked up once per process."""
-    return Catalog.discover()
+    return Catalog.discover(group=group)
 
 
 def fake_machine(

@@ -18,10 +18,21 @@ from .data import (
     ToolCall,
     ToolFormat,
 )
+from .export import Exported, ExportRequest, Verification
 from .inference import Answer, Backend, GenerationSettings, Prompt, TextScore
 from .machine import BYTES, Accelerator, DType, Machine, Precision
 from .model import DEFAULT_ADAPTER, Adapters, LoadRequest, Merge, ModelBundle, Quantization, Report
-from .plan import MEMORY_PARTS, DataEstimate, Estimate, EstimateRequest, Plan, PlannedPlugin, PlanStep, StagePlan
+from .plan import (
+    MEMORY_PARTS,
+    DataEstimate,
+    Estimate,
+    EstimateRequest,
+    ExportPlan,
+    Plan,
+    PlannedPlugin,
+    PlanStep,
+    StagePlan,
+)
 from .processes import Launch, Processes
 from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
@@ -50,6 +61,9 @@ __all__ = [
     "EventKind",
     "Example",
     "Examples",
+    "ExportPlan",
+    "ExportRequest",
+    "Exported",
     "GenerationSettings",
     "Image",
     "Item",
@@ -86,4 +100,5 @@ __all__ = [
     "TokenSequence",
     "ToolCall",
     "ToolFormat",
+    "Verification",
 ]

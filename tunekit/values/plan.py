@@ -62,6 +62,15 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class ExportPlan:
+    """One export at the end of a run: its name, which no other of the run has, and the plugin that makes it."""
+
+    name: str
+    key: str
+    plugin: PlannedPlugin
+
+
+@dataclass(frozen=True)
 class DataEstimate:
     """What a stage's data looks like, from a sample of `sampled` of `rows` rows (None: not counted).
 
@@ -128,6 +137,7 @@ class Plan:
     versions: Mapping[str, str] = field(default_factory=dict)
     estimate: Estimate | None = None
     notes: tuple[str, ...] = ()
+    exports: tuple[ExportPlan, ...] = ()
 
     @property
     def load_request(self) -> LoadRequest:

@@ -103,9 +103,14 @@ class Artefact:
 
 @dataclass(frozen=True)
 class StageResult:
-    """The model after the stage, its closing metrics, facts for the record, and what it left behind."""
+    """The model after the stage, its closing metrics, facts for the record, and what it left behind.
+
+    `held_out` are the numbers of items, from 0 in the order of the prepared data, that were not trained on; a few
+    hundred at most: exports are compared on them.
+    """
 
     bundle: ModelBundle
     metrics: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     artefacts: tuple[Artefact, ...] = ()
+    held_out: tuple[int, ...] = ()

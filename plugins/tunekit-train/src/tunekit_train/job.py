@@ -132,6 +132,11 @@ class Job(Surroundings):
         """The items kept for evaluation."""
         return Selection(self._at_hand, self._split[1])
 
+    @property
+    def held_out_numbers(self) -> tuple[int, ...]:
+        """The numbers of the items kept for evaluation, in the order of the data; none of a stream."""
+        return tuple(self._split[1].tolist()) if isinstance(self.items, IndexedItems) else ()
+
     @cached_property
     def bins(self) -> Bins:
         """Which items trained on lie together."""

@@ -18,6 +18,8 @@ from .picture import draw_loss
 from .tally import Tally
 
 TIMED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+COMPARED = 256
+"""Held-out items that the record names, at most, for exports to be compared on."""
 History = list[dict[str, float]]
 
 
@@ -70,7 +72,7 @@ def stage_result(job: Job, history: History, total: Tally, peak_bytes: int, arte
     if job.parallel.first:
         draw_loss(_points(steps, "loss"), _points(evaluations, "eval_loss"), picture)
     artefacts = (artefact, Artefact("picture", picture))
-    return StageResult(job.bundle, metrics, facts(job, total), artefacts)
+    return StageResult(job.bundle, metrics, facts(job, total), artefacts, job.held_out_numbers[:COMPARED])
 
 
 def facts(job: Job, total: Tally) -> Mapping[str, Any]:

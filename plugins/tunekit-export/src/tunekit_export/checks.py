@@ -1,0 +1,64 @@
+"""What cannot be exported so, known from the plan alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunekit.calls import implements
+from tunekit.errors import Problem
+from tunekit.values import Plan
+
+from .architectures import obstacles
+
+ADAPTER, QUANTIZATION = "adapter", "quantization"
+
+
+def key_of(plugin: Any, plan: Plan) -> str:
+    """Where the recipe names this export."""
+    return next((export.key for export in plan.exports if export.plugin.plugin is plugin), "export")
+
+
+def dense_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Those of targets that hold merged weights."""
+    key = key_of(plugin, plan)
+    if plugin.config.base == "original" and not plan.provides(QUANTIZATION):
+        yield Problem(f"{key}.base", "is original, and the base is not quantised, so there is no other", "leave it out")
+    trained = [stage for stage in plan.stages if stage.adapter == plan.final_adapter]
+    if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
+        what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"
+        yield Problem(key, what, "export the adapter, which has the head beside it: `adapter: {}`")
+
+
+def adapter_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Those of the adapter alone."""
+    if not plan.provides(ADAPTER):
+        yield Problem(key_of(plugin, plan), "the run trains no adapter", "export the model: `merged: {}`")
+
+
+def gguf_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Those of a GGUF file. Of a model that is not a folder, all but these show when it is exported."""
+    yield from dense_problems(plugin, plan)
+    config = Path(str(plan.recipe.model)).expanduser() / "config.json"
+    if config.is_file():
+        for obstacle in obstacles(json.loads(config.read_text(encoding="utf-8"))):
+            message = f"{plan.recipe.model} cannot be written as GGUF: {obstacle}"
+            yield Problem(key_of(plugin, plan), message, "export it merged: `merged: {}`")
+
+
+def hub_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Those of a hub."""
+    key, config = key_of(plugin, plan), plugin.config
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"} and config.endpoint is None:
+        yield Problem(key, "HF_HUB_OFFLINE forbids to ask the hub", "unset it, or leave the hub out")
+    names = [export.name for export in plan.exports]
+    if len(names) != len(plan.recipe.exports):
+        return  # of a finished run, whose record knows what was made
+    before = names[: next(at for at, export in enumerate(plan.exports) if export.plugin.plugin is plugin)]
+    if not before:
+        yield Problem(key, "comes first, so there is nothing to push", "name an export before it, such as `merged: {}`")
+    elif config.of is not None and config.of not in before:
+        yield Problem(f"{key}.of", f"is {config.of!r}, which is not made before", f"before it come {', '.join(before)}")

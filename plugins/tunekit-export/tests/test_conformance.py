@@ -1,0 +1,33 @@
+"""The targets satisfy what every export target has to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tunekit.testing import ExportSuite, tiny_bundle
+from tunekit_export import Adapter, Merged
+
+
+class TestMerged(ExportSuite):
+    plugin = Merged(shard="100KB")
+
+
+class TestAdapter(ExportSuite):
+    plugin = Adapter()
+
+    def made_of(self, folder, content="trained"):
+        """A LoRA adapter, saved by peft; an adapter that has learnt nothing in place of the base."""
+        import peft
+
+        from tunekit.testing.observing import train_
+
+        _, request = super().made_of(folder)
+        bundle = tiny_bundle()
+        config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = peft.get_peft_model(bundle.model, config)
+        if content == "base":
+            model.save_pretrained(str(folder / "adapter"))
+        train_(model, steps=6)
+        if content == "trained":
+            model.save_pretrained(str(folder / "adapter"))
+        return bundle.with_model(model.eval()), replace(request, adapter=folder / "adapter")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tunekit.testing import ExportSuite, tiny_bundle
-from tunekit_export import Adapter, Merged
+from tunekit.catalog import EXPORTS
+from tunekit.testing import ExportSuite, PluginSuite, tiny_bundle
+from tunekit_export import Adapter, Gguf, Hub, Merged, Ollama
 
 
 class TestMerged(ExportSuite):
@@ -31,3 +32,16 @@ class TestAdapter(ExportSuite):
         if content == "trained":
             model.save_pretrained(str(folder / "adapter"))
         return bundle.with_model(model.eval()), replace(request, adapter=folder / "adapter")
+
+
+class TestGguf(ExportSuite):
+    plugin = Gguf(quantization="f16")
+
+
+class TestOllama(ExportSuite):
+    plugin = Ollama(quantization="q8_0", temperature=0.5)
+
+
+class TestHub(PluginSuite):
+    group = EXPORTS
+    plugin = Hub(repository="me/it")

@@ -16,6 +16,9 @@ from tunekit.values import Exported, ExportRequest, Verification
 if TYPE_CHECKING:
     from . import HubConfig
 
+_NUMBERS = ("kl", "base_kl", "top1", "perplexity", "trained_perplexity", "base_perplexity")
+"""Of a comparison; one that is not finite stands in JSON by its name."""
+
 
 def push(config: HubConfig, request: ExportRequest) -> Exported:
     """Upload an earlier export. What it was compared with then is what is told of it."""
@@ -26,17 +29,24 @@ def push(config: HubConfig, request: ExportRequest) -> Exported:
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         remedy = "see that the hub can be reached and that `hf auth login` knows an owner of the repository"
         raise ExportError(f"{name} cannot be pushed to {config.repository}: {error}", remedy) from error
+    told = {name: float(value) if name in _NUMBERS else value for name, value in details["verification"].items()}
     facts = {"of": name, "repository": config.repository, "commit": commit, "url": url}
-    return Exported(Verification(**details["verification"]), facts, f"## Where it is\n\n{url}")
+    return Exported(Verification(**told), facts, f"## Where it is\n\n{url}")
 
 
 def _chosen(config: HubConfig, request: ExportRequest) -> tuple[str, Path]:
-    made = {name: path for name, path in request.earlier.items() if (path / DETAILS).is_file()}
+    made = {name: path for name, path in request.earlier.items() if _holds_model(path)}
     name = config.of if config.of is not None else next(reversed(made), None)
     if name is None or name not in made:
         what = "the run has no export" if config.of is None else f"the run has no export named {config.of!r}"
         raise ExportError(what, f"it has {', '.join(made) or 'none'}; make one first, such as merged")
     return name, made[name]
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether this is an export that can be pushed: still there, and no note of an earlier push."""
+    details = folder / DETAILS
+    return details.is_file() and json.loads(details.read_text(encoding="utf-8"))["target"] != "hub"
 
 
 def _upload(config: HubConfig, folder: Path) -> tuple[str, str]:

@@ -139,7 +139,7 @@ def test_a_finished_run_is_exported_from_the_command_line(target, tmp_path, caps
     assert program(["export", "run", "words", "rows=2", "--output", "out"]) == 0
     assert "KL from the trained model" in capsys.readouterr().out
     assert program(["export", "run", "words", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["folder"] == str(Path("run/exports/words"))
+    assert json.loads(capsys.readouterr().out)["folder"] == str(Path("run/exports/words-2"))
     assert program(["export", "run", "words", "--output", "out"]) == 2
     assert "out is there already" in capsys.readouterr().err
     assert program(["export", "run", "wordz"]) == 2

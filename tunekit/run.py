@@ -166,9 +166,10 @@ class Run(Talk):
         uses = exports_from_code([target if isinstance(target, Plugin) else {target: options}], problems)
         if problems:
             raise RecipeError(problems)
-        taken = [path.name for path in (self.folder / "exports").glob("*")]
+        taken = [*self.exports, *(path.name for path in (self.folder / "exports").glob("*"))]
         plan = plan_one_export(self.plan, uses[0], taken)
-        return make_export(plan, plan.exports[0], self.record, self._adapters, self._name)
+        with self._answering():
+            return make_export(plan, plan.exports[0], self.record, self._adapters, self._name)
 
     def export_planned(self) -> list[Export]:
         """Make the exports that the recipe names and that are not made yet."""

@@ -75,7 +75,7 @@ def test_every_file_of_an_export_goes_up_in_one_commit(hub, run):
     made = run.export("merged", folder=str(run.folder.parent / "merged"), rows=1)
     run.export("adapter", folder=str(run.folder.parent / "adapter"), rows=1)
     pushed = run.export(
-        Hub(repository="me/it", of="merged", private=True, branch="try", message="First", endpoint=hub.address)
+        Hub(repository="me/it", of=made.name, private=True, branch="try", message="First", endpoint=hub.address)
     )
     files = {path.relative_to(made.folder).as_posix(): path.read_bytes() for path in made.folder.rglob("*")}
     assert hub.kept == files

@@ -51,7 +51,7 @@ def test_numbers_and_card_lie_beside_the_files_and_name_no_place_of_this_machine
     assert "rank: 4" in card
     assert "train loss last" in card
     assert str(run.folder.parent) not in card + (merged.folder / "config.json").read_text() + json.dumps(told)
-    assert run.exports == {"merged": merged.folder}
+    assert run.exports[merged.name] == merged.folder
 
 
 @shows("dtype", "shard")
@@ -64,12 +64,13 @@ def test_dtype_and_shard_size_are_those_asked_for(run, tmp_path):
     assert 0 < made.verification.kl < 0.1 * made.verification.base_kl
 
 
-def test_an_export_that_is_not_what_was_trained_leaves_nothing(run, monkeypatch):
+def test_an_export_that_is_not_what_was_trained_leaves_nothing(run, merged, monkeypatch):
+    before = sorted((run.folder / "exports").iterdir())
     monkeypatch.setattr("tunekit.adapters.NamedAdapters.merge", lambda self, name: self.use(None))
     monkeypatch.setattr("tunekit_export.merged.refuse_quantized", lambda model: model.unload())
     with pytest.raises(ExportError, match=r"as far from the trained model as the base is: KL .* what was trained is"):
         run.export("merged")
-    assert [path.name for path in (run.folder / "exports").iterdir()] == ["merged"]
+    assert sorted((run.folder / "exports").iterdir()) == before
 
 
 @shows("tolerance")
@@ -93,7 +94,9 @@ def test_a_folder_that_is_there_is_left_alone(run, merged):
 
 
 def test_a_second_export_of_a_target_gets_a_number(run, merged):
-    assert run.export("merged", rows=1).folder.name == "merged-2"
+    another = run.export("merged", rows=1)
+    assert another.folder.name.startswith("merged-")
+    assert another.folder != merged.folder
 
 
 def test_a_recipe_exports_at_its_end_and_is_refused_with_everything_else(train, tmp_path):

@@ -66,6 +66,11 @@ class Rollouts(ProducedItems):
         """Prompts that are never learnt from."""
         return len(self._held_out)
 
+    @property
+    def held_out_numbers(self) -> tuple[int, ...]:
+        """The prompts kept for evaluation, by their numbers."""
+        return tuple(int(at) for at in self._held_out)
+
     def start(self, job: Job, sources: Sources, checkpoint: Path | None) -> None:
         """Choose the reference, open the rewards, and measure where the policy starts on unseen prompts."""
         self.job = job

@@ -135,6 +135,8 @@ class Job(Surroundings):
     @property
     def held_out_numbers(self) -> tuple[int, ...]:
         """The numbers of the items kept for evaluation, in the order of the data; none of a stream."""
+        if self.produced is not None:
+            return self.produced.held_out_numbers
         return tuple(self._split[1].tolist()) if isinstance(self.items, IndexedItems) else ()
 
     @cached_property

@@ -45,6 +45,11 @@ class ProducedItems(ABC):
     def held_out(self) -> int:
         """How many of what items are made of are kept for evaluation."""
 
+    @property
+    def held_out_numbers(self) -> tuple[int, ...]:
+        """Their numbers in the order of the data, where they have any."""
+        return ()
+
     @abstractmethod
     def start(self, job: Job, sources: Sources, checkpoint: Path | None) -> None:
         """Make ready: the model is as the stage found it, or as at the checkpoint."""

@@ -19,7 +19,7 @@ from tunekit_train.determinism import deterministic
 from tunekit_train.engine import quiet
 from tunekit_train.memory import PeakMemory
 from tunekit_train.prompts import Prompts
-from tunekit_train.results import save_model
+from tunekit_train.results import COMPARED, save_model
 from tunekit_train.surroundings import cast_trainable_
 from tunekit_train.watchers import GradientGuard, Interrupt, Saver
 
@@ -67,7 +67,8 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
     shutil.rmtree(session.checkpoints.partial, ignore_errors=True)
     history = trainer.state.log_history
     metrics = {**closing_metrics(history), "peak_memory_bytes": float(peak.read())}
-    result = StageResult(bundle, metrics, _facts(session, copied), (artefact, *pictures(history, context.folder)))
+    left = (artefact, *pictures(history, context.folder))
+    result = StageResult(bundle, metrics, _facts(session, copied), left, tuple(session.held_out[:COMPARED]))
     session.tell("finished", trainer.state.global_step, metrics)
     return result
 

@@ -57,6 +57,8 @@ def test_a_fault_is_caught_by_the_test_that_is_there_for_it(
     for name in inspect.signature(test).parameters:
         if name == "tmp_path":
             arguments[name] = tmp_path
+        elif name == "monkeypatch":
+            arguments[name] = monkeypatch
         elif name == "backend":
             arguments[name] = suite.open(tmp_path)
     with pytest.raises((AssertionError, pytest.fail.Exception), match=fault.says):

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tunekit.errors import PlanError
-from tunekit.testing import logits
+from tunekit.testing.observing import logits
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
 
 
 @pytest.mark.parametrize("use", [{"lora": {"rank": 4}}, {"lora": {"rank": 4}, "pissa": {}}], ids=lambda use: [*use][-1])

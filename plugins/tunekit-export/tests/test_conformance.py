@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tunekit.catalog import EXPORTS
 from tunekit.testing import ExportSuite, PluginSuite, tiny_bundle
 from tunekit_export import Adapter, Gguf, Hub, Merged, Ollama
@@ -13,6 +15,7 @@ class TestMerged(ExportSuite):
     plugin = Merged(shard="100KB")
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
 class TestAdapter(ExportSuite):
     plugin = Adapter()
 

@@ -11,7 +11,8 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tunekit.errors import ExportError, PlanError
-from tunekit.testing import logits, tiny_tokenizer
+from tunekit.testing import tiny_tokenizer
+from tunekit.testing.observing import logits
 from tunekit.testing.options import shows
 from tunekit_export import Gguf
 from tunekit_export.gguf_export import read_gguf

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tunekit as tk
 from tunekit.errors import ExportError, PlanError, RunFolderError
-from tunekit.testing import logits
+from tunekit.testing.observing import logits
 from tunekit.testing.options import shows
 from tunekit_export import Merged
 
@@ -125,6 +125,6 @@ def test_trained_weights_of_the_base_are_exported_whole(use, train, tmp_path):
 
 
 def test_an_untrained_model_is_no_export(train, tmp_path):
-    run = train(tmp_path / "run", stages=[{"sft": {"steps": 1, "learning_rate": 0.0, "batch": {"rows": 4}}}])
+    run = train(tmp_path / "run", stages=[{"sft": {"steps": 1, "learning_rate": 1e-12, "batch": {"rows": 4}}}])
     with pytest.raises(ExportError, match="the trained model says what the base says"):
         run.export("merged")

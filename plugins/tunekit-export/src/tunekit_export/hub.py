@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -29,7 +29,9 @@ def push(config: HubConfig, request: ExportRequest) -> Exported:
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         remedy = "see that the hub can be reached and that `hf auth login` knows an owner of the repository"
         raise ExportError(f"{name} cannot be pushed to {config.repository}: {error}", remedy) from error
-    told = {name: float(value) if name in _NUMBERS else value for name, value in details["verification"].items()}
+    told: dict[str, Any] = {
+        name: float(value) if name in _NUMBERS else value for name, value in details["verification"].items()
+    }
     facts = {"of": name, "repository": config.repository, "commit": commit, "url": url}
     return Exported(Verification(**told), facts, f"## Where it is\n\n{url}")
 

@@ -50,7 +50,8 @@ def write_dense(bundle: ModelBundle, request: ExportRequest, base: str, dtype: s
 def read_dense(folder: Path, **arguments: Any) -> Any:
     """What transformers makes of a folder."""
     with quiet():
-        return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", **arguments).eval()
+        make: Any = AutoModelForCausalLM
+        return make.from_pretrained(str(folder), dtype="auto", **arguments)
 
 
 def reader() -> str:

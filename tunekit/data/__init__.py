@@ -6,7 +6,7 @@ from .reading import count_rows, open_examples
 from .recorded import RecordedData
 from .report import DataReport, report_data
 from .stage_data import StageData
-from .surroundings import cache_folder, first_data, load_tokenizer, preparing
+from .surroundings import cache_folder, first_data, load_tokenizer, prepare, preparing
 
 __all__ = [
     "DataReport",
@@ -19,6 +19,7 @@ __all__ = [
     "first_data",
     "load_tokenizer",
     "open_examples",
+    "prepare",
     "preparing",
     "report_data",
     "shuffle_buffer",

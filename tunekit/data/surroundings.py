@@ -39,17 +39,17 @@ def first_data(plan: Plan, calls: Calls, tokenizer: Any) -> Callable[[], Prepare
     """What prepares the data of the first stage when it is called; None where the plan has no stage."""
     if not plan.stages:
         return None
-    stage = plan.stages[0]
+    return lambda: prepare(plan, calls, plan.stages[0], tokenizer)
 
-    def prepare() -> Prepared:
-        examples = open_examples(calls.for_stage(stage.index), stage.sources, stage.mixing)
-        context = preparing(plan, calls, stage)
-        prepared: Prepared = calls.one(
-            stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=context
-        )
-        return prepared
 
-    return prepare
+def prepare(plan: Plan, calls: Calls, stage: StagePlan, tokenizer: Any) -> Prepared:
+    """The data of a stage as it learns from it, outside a run."""
+    examples = open_examples(calls.for_stage(stage.index), stage.sources, stage.mixing)
+    context = preparing(plan, calls, stage)
+    prepared: Prepared = calls.one(
+        stage.plugin, "tunekit_prepare_data", data=examples, tokenizer=tokenizer, context=context
+    )
+    return prepared
 
 
 def cache_folder(name: str) -> Path:

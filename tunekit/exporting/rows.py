@@ -8,11 +8,11 @@ from itertools import islice
 from typing import Any
 
 from ..calls import Calls
-from ..data import open_examples, preparing
+from ..data import prepare
 from ..errors import ExportError
 from ..options import ExportConfig
 from ..record import Record
-from ..values import Item, Plan, Prepared, StagePlan, TokenSequence
+from ..values import Item, Plan, TokenSequence
 
 
 def compared_rows(
@@ -28,26 +28,13 @@ def compared_rows(
     stage = stages[-1]
     noted = next((done for done in record.finished_stages() if done["index"] == stage.index), {})
     held_out = list(noted.get("held_out") or ())[: config.rows]
-    items = iter(_prepared(plan, stage, tokenizer))
+    items = iter(prepare(plan, Calls(plan.plugins), stage, tokenizer))
     chosen = _numbered(items, held_out) if held_out else islice(items, config.rows)
     sequences = (item.sequences[0] for item in chosen)
     rows = tuple(_cut(sequence, config.row_tokens) for sequence in sequences if len(sequence) > 1)
     if not rows:
         raise ExportError(f"the data of {stage.name} holds no row to compare on", "give it data that has some")
     return rows, bool(held_out)
-
-
-def _prepared(plan: Plan, stage: StagePlan, tokenizer: Any) -> Prepared:
-    calls = Calls(plan.plugins)
-    examples = open_examples(calls.for_stage(stage.index), stage.sources, stage.mixing)
-    prepared: Prepared = calls.one(
-        stage.plugin,
-        "tunekit_prepare_data",
-        data=examples,
-        tokenizer=tokenizer,
-        context=preparing(plan, calls, stage),
-    )
-    return prepared
 
 
 def _numbered(items: Iterator[Item], numbers: list[int]) -> Iterator[Item]:

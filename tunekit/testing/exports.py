@@ -57,7 +57,10 @@ class ExportSuite(PluginSuite):
         """Read again, by what reads such files."""
         bundle, request = self.made_of(tmp_path)
         found = self.export(bundle, request, tmp_path).verification
-        judge("the export", found, self.plugin.config.tolerance)
+        try:
+            judge("the export", found, self.plugin.config.tolerance)
+        except ExportError as error:
+            pytest.fail(str(error))
         assert found.reader, "it does not say what has read it"
         assert any(request.folder.iterdir()), "nothing was written"
 

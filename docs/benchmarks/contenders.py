@@ -92,7 +92,9 @@ def _characters(row: dict[str, Any]) -> int:
     return prompt + max(len(row["chosen"]["value"]), len(row["rejected"]["value"]))
 
 
-def tunekit(work: Work, use: dict[str, Any] | None = None, data: Any = None, **more: Any) -> Told:
+def tunekit(
+    work: Work, use: dict[str, Any] | None = None, data: Any = None, watchers: Sequence[Any] = (), **more: Any
+) -> Told:
     """Our own, through the front door; `more` are options of the stage."""
     import tunekit as tk
 
@@ -100,7 +102,7 @@ def tunekit(work: Work, use: dict[str, Any] | None = None, data: Any = None, **m
     stages = [{work.stage: work.options(**more)}]
     pipeline = tk.Pipeline(work.model, data or work.data, uses, stages, seed=SEED)
     clock = Clock()
-    run = pipeline.run(work.folder / "run", watchers=[clock.event])
+    run = pipeline.run(work.folder / "run", watchers=[clock.event, *watchers])
     lines = [line for line in run.metrics if line["kind"] == "step"]
     return {"steps": clock.steps([line["loss"] for line in lines], [line["tokens"] for line in lines])}
 
@@ -200,23 +202,27 @@ class Clock:
 
     ends: list[float] = field(default_factory=list)
 
+    def tick(self) -> None:
+        """Now the first step begins, or one ends."""
+        self.ends.append(time.perf_counter())
+
     def event(self, event: Any) -> None:
         """See an event of a tunekit run."""
         if event.kind == "step" or (event.kind == "started" and event.total_steps):
-            self.ends.append(time.perf_counter())
+            self.tick()
 
     def train(self, trainer: Any, tokens: Sequence[float]) -> Told:
         """Let a Trainer train."""
         from transformers import TrainerCallback
 
-        ends = self.ends
+        tick = self.tick
 
         class Steps(TrainerCallback):
             def on_train_begin(self, *arguments: Any, **more: Any) -> None:
-                ends.append(time.perf_counter())
+                tick()
 
             def on_step_end(self, *arguments: Any, **more: Any) -> None:
-                ends.append(time.perf_counter())
+                tick()
 
         trainer.add_callback(Steps())
         trainer.train()

@@ -21,6 +21,7 @@ import breakdown
 import dpo
 import freeze
 import kto
+import ppo
 import preparing
 import sft
 
@@ -46,6 +47,7 @@ SECTIONS: dict[str, Section] = {
     "sft": sft.SECTION,
     "dpo": dpo.SECTION,
     "kto": kto.SECTION,
+    "ppo": ppo.SECTION,
     "freeze": freeze.SECTION,
     "profile": breakdown,
     "data": preparing,

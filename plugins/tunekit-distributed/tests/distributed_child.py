@@ -12,11 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 
 from tunekit.errors import InterruptedRunError
 from tunekit.values import Event, Launch
 from tunekit_distributed import Ddp, Distributed, Fsdp, Zero
-from tunekit_train import Item, TrainConfig, train
+from tunekit_train import (
+    Batch,
+    Item,
+    Objective,
+    Provided,
+    ReferenceLogProbs,
+    SequenceValues,
+    Sums,
+    TokenLogProbs,
+    TrainConfig,
+    train,
+)
 from tunekit_train.parallel import Parallel
 from tunekit_train.testing import CrossEntropy, bundle, context, random_items, tiny_llama, with_lora
 
@@ -37,6 +49,35 @@ OPTIONS: dict[str, Any] = {
     "evaluate": {"share": 0.2, "every": 3},
     "checkpoint": {"every": 2},
 }
+
+
+class Preferred(Objective):
+    """The first of two answers is likelier than it was for the reference, and the second is not."""
+
+    needs = (TokenLogProbs(), ReferenceLogProbs())
+
+    def weight(self, batch: Batch) -> float:
+        """Pairs."""
+        return len(batch.items)
+
+    def sums(self, batch: Batch, provided: Provided) -> Sums:
+        """-log sigmoid of how much more the first has gained."""
+        policy, reference = provided[self.needs[0]], provided[self.needs[1]]
+        gains = torch.zeros(2 * len(batch.items))
+        gains = gains.index_add(0, policy.owners, policy.log_probs - reference.log_probs)
+        first, second = gains.view(-1, 2).unbind(1)
+        return Sums(-logsigmoid(first - second).sum())
+
+
+class Valued(Preferred):
+    """The first of two answers is worth more than the second."""
+
+    needs = (SequenceValues(start="normal"),)
+
+    def sums(self, batch: Batch, provided: Provided) -> Sums:
+        """-log sigmoid of how much more."""
+        first, second = provided[self.needs[0]].view(-1, 2).unbind(1)
+        return Sums(-logsigmoid(first - second).sum())
 
 
 class Killed(Exception):
@@ -81,10 +122,14 @@ def pairs() -> list[Item]:
 
 
 def scenarios(folder: Path, parallel: Parallel) -> dict[str, Any]:
+    """Values in a way that has a head only."""
     items, found = random_items(24), {}
     found["full"] = scenario(full, CrossEntropy, items, folder / "full", parallel)
     found["lora"] = scenario(lora, CrossEntropy, items, folder / "lora", parallel)
     found["resumed"] = scenario(full, CrossEntropy, items, folder / "resumed", parallel, kill=3)
+    found["reference"] = scenario(lora, Preferred, pairs(), folder / "reference", parallel)
+    if parallel.obstacle("value_head") is None:
+        found["values"] = scenario(lora, Valued, pairs(), folder / "values", parallel)
     return found
 
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from tunekit_distributed.crew import _free_port
 
 CHILD = Path(__file__).with_name("distributed_child.py")
 # Two processes add the same numbers in another order, in fp32; AdamW then divides by their square roots.
@@ -20,45 +14,27 @@ CLOSE = 2e-5
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return trained("alone", tmp_path_factory.mktemp("alone"), 1)
+def alone(trained, tmp_path_factory):
+    return trained(CHILD, "alone", tmp_path_factory.mktemp("alone"), 1)
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp2", "zero3"])
-def both(request, tmp_path_factory):
+def both(request, trained, tmp_path_factory):
     if request.param == "zero3":
         pytest.importorskip("deepspeed")
-    return trained(request.param, tmp_path_factory.mktemp(request.param), 2), request.param
-
-
-def trained(way, folder, count):
-    """What `distributed_child.py` has found, and where."""
-    port = str(_free_port())
-    crew = []
-    for rank in range(count):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} if count > 1 else {}
-        quiet = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        with (folder / f"output-{rank}.txt").open("wb") as told:
-            crew.append(
-                subprocess.Popen(
-                    [sys.executable, CHILD, way, folder],
-                    env={**os.environ, **quiet, **place},
-                    stdout=told,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    codes = [each.wait(timeout=900) for each in crew]
-    assert codes == [0] * count, "\n".join((folder / f"output-{rank}.txt").read_text() for rank in range(count))
-    return json.loads((folder / "found.json").read_text()), folder
+    return trained(CHILD, request.param, tmp_path_factory.mktemp(request.param), 2), request.param
 
 
 def told(found, scenario, *names):
     return [{name: event[name] for name in names if name in event} for event in found[scenario]["events"]]
 
 
-@pytest.mark.parametrize("scenario", ["full", "lora", "resumed"])
+@pytest.mark.parametrize("scenario", ["full", "lora", "resumed", "reference", "values"])
 def test_each_step_and_evaluation_says_what_it_says_in_one_process(alone, both, scenario):
-    (one, _), ((two, _), _) = alone, both
+    (one, _), ((two, _), way) = alone, both
+    if scenario == "values" and way != "ddp":
+        assert scenario not in two
+        return
     for place in ("kind", "step"):
         assert told(one, scenario, place) == told(two, scenario, place)
     for name in ("tokens", "supervised_tokens"):
@@ -70,7 +46,7 @@ def test_each_step_and_evaluation_says_what_it_says_in_one_process(alone, both, 
 
 @pytest.mark.parametrize(("scenario", "file"), [
     ("full", "model/model.safetensors"), ("lora", "adapter/adapter_model.safetensors"),
-    ("resumed", "model/model.safetensors"),
+    ("resumed", "model/model.safetensors"), ("reference", "adapter/adapter_model.safetensors"),
 ])  # fmt: skip
 def test_the_weights_are_saved_whole_once_and_are_those_of_one_process(alone, both, scenario, file):
     (_, here), ((_, there), _) = alone, both

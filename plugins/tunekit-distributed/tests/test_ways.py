@@ -1,0 +1,45 @@
+"""The options of each way to train in several processes, seen acting in two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CHILD = Path(__file__).with_name("options_child.py")
+
+
+@pytest.fixture(scope="module")
+def found(trained, tmp_path_factory):
+    kept = {}
+
+    def of(way):
+        if way not in kept:
+            kept[way], _ = trained(CHILD, way, tmp_path_factory.mktemp(way), 2)
+        return kept[way]
+
+    return of
+
+
+def test_ddp_trains_with_weights_that_take_no_part_only_where_it_looks_for_them(found):
+    assert "find_unused" in found("ddp")["strict"]["error"]
+    assert found("ddp")["find_unused"]["steps"] == 2
+
+
+def test_fsdp_lets_go_of_a_layer_between_forward_and_backward_unless_told_to_keep_it(found):
+    assert found("fsdp")["plain"]["in parts"]
+    assert not found("fsdp")["kept"]["in parts"]
+
+
+def test_fsdp_cuts_the_layers_that_are_named(found):
+    assert found("fsdp")["plain"]["cut"] == ["LlamaDecoderLayer", "LlamaForCausalLM"]
+    assert found("fsdp")["wrapped"]["cut"] == ["LlamaForCausalLM", "LlamaMLP"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_stage_of_zero_is_what_it_says_and_holds_half_of_the_optimisers_states(stage, found):
+    pytest.importorskip("deepspeed")
+    whole = found("ddp")["find_unused"]["states"]
+    seen = found("zero")[f"stage {stage}"]
+    assert (seen["parallel"], seen["steps"]) == (f"zero{stage}", 2)
+    assert seen["states"] == pytest.approx(whole / 2, rel=0.02)

@@ -80,7 +80,7 @@ def test_a_file_takes_the_bits_that_were_asked_for(kind, bits, tmp_path):
         ("llama", {"head_dim": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
         ("mistral", {"sliding_window": None}),
         ("qwen2", {}),
-        ("qwen3", {"head_dim": 32}),
+        ("qwen3", {"head_dim": 128}),
     ],
 )
 def test_every_architecture_is_read_back_to_the_same_logits(kind, config, tmp_path):
@@ -138,6 +138,7 @@ def test_rounding_that_loses_what_was_learnt_is_told_with_its_numbers(train, tmp
         ({"model_type": "gpt2"}, "its architecture is gpt2, and llama, mistral, qwen2, qwen3 can be written"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, r"scaled \(yarn\)"),
         ({"model_type": "mistral", "sliding_window": 16}, "slides over 16 tokens"),
+        ({"model_type": "qwen3", "head_dim": 64}, "heads are not 128 wide"),
         ({"mlp_bias": True}, "feed-forward layers have biases"),
     ],
 )

@@ -43,9 +43,9 @@ class FakeHub(BaseHTTPRequestHandler):
             self.reply({"files": files})
         elif "/commit/" in self.path:
             self.take(map(json.loads, body.splitlines()))
-            self.reply({"commitUrl": "http://hub/me/it/commit/c0ffee", "commitOid": "c0ffee", "success": True})
+            self.reply({"commitUrl": f"{self.server.address}/me/it/commit/c0ffee", "commitOid": "c0ffee"})
         else:
-            self.reply({"url": "http://hub/me/it", "name": "me/it"})
+            self.reply({"url": f"{self.server.address}/me/it", "name": "me/it"})
 
     def take(self, lines):
         for line in lines:
@@ -82,7 +82,7 @@ def test_every_file_of_an_export_goes_up_in_one_commit(hub, run):
     assert pushed.facts["commit"] == "c0ffee"
     assert pushed.verification == made.verification
     asked = dict(hub.asked)
-    assert json.loads(asked["/api/repos/create"])["private"] is True
+    assert json.loads(asked["/api/repos/create"])["visibility"] == "private"
     (commit,) = (path for path, _ in hub.asked if "/commit/" in path)
     assert "me/it/commit/try" in commit
     assert '"summary": "First"' in asked[commit]

@@ -24,6 +24,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
 }
+QWEN3_HEAD = 128
+"""The width of a head of every published Qwen 3, which transformers takes for granted in a file."""
 
 
 def obstacles(config: Mapping[str, Any]) -> Iterator[str]:
@@ -39,5 +41,7 @@ def obstacles(config: Mapping[str, Any]) -> Iterator[str]:
     window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
     if window and window < length and config.get("use_sliding_window", kind == "mistral"):
         yield f"its attention slides over {window} tokens, which is not written"
+    if kind == "qwen3" and config.get("head_dim") != QWEN3_HEAD:
+        yield f"its heads are not {QWEN3_HEAD} wide, and transformers reads no other Qwen 3 from GGUF to compare with"
     if config.get("mlp_bias"):
         yield "its feed-forward layers have biases, which are not written"

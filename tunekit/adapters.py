@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from .calls import Calls
 from .errors import TunekitError
-from .values import Adapters, Context, ModelBundle, Report, StagePlan
+from .values import Adapters, Context, ModelBundle, Prepared, Report, StagePlan
+
+Preparing = Callable[[], Prepared]
 
 
 class NamedAdapters:
@@ -37,17 +39,17 @@ class NamedAdapters:
         """Those that the model carries, oldest first."""
         return tuple(self._known)
 
-    def use(self, name: str | None, folder: Path | None = None) -> ModelBundle:
+    def use(self, name: str | None, folder: Path | None = None, data: Preparing | None = None) -> ModelBundle:
         """The model with this adapter: switched to where it carries it, else fresh, or the saved one of a folder.
 
-        With None it is the base alone. Raises TunekitError where what was trained is no adapter, so that nothing can be
-        switched.
+        With None it is the base alone. `data` gives what a fresh adapter will learn from; left out: the context's.
+        Raises TunekitError where what was trained is no adapter, so that nothing can be switched.
         """
         model = self.bundle.model
         if name != self.active and (name is None or name in self._known):
             model = self._switching(name).switch(model, name)
         elif name is not None and name not in self._known:
-            self._known[name] = self._attached(name, folder)
+            self._known[name] = self._attached(name, folder, data)
             model = self._known[name].model
         self.active = name
         self.bundle = replace(self._base if name is None else self._known[name], model=model)
@@ -114,7 +116,7 @@ class NamedAdapters:
         finally:
             self.context, self.stages = before
 
-    def _attached(self, name: str, folder: Path | None) -> ModelBundle:
+    def _attached(self, name: str, folder: Path | None, data: Preparing | None) -> ModelBundle:
         calls = self.context.calls
         assert isinstance(calls, Calls)
         stage = next((stage for stage in self.stages if stage.adapter == name), None)
@@ -123,7 +125,7 @@ class NamedAdapters:
         bundle = replace(self._base, model=self.bundle.model, adapter_name=name, saved_adapter=folder)
         if owner is None:
             return bundle
-        context = replace(self.context, calls=view)
+        context = replace(self.context, calls=view, data=data or self.context.data)
         attached: ModelBundle = view.one(owner, "tunekit_attach_adapter", bundle=bundle, context=context)
         return replace(attached, adapter=owner.name)
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .values import DEFAULT_ADAPTER
 
 if TYPE_CHECKING:
-    from .values import DataEstimate, Estimate, Plan
+    from .values import DataEstimate, Estimate, Plan, Trained
+
+SHOWN_PARTS = 20
+"""Rows of the table of what trains; an adapter on all layers of one family has 14."""
 
 
 class Drawing(Protocol):
@@ -61,7 +64,8 @@ def plan_sections(plan: Plan) -> tuple[Section, ...]:
     """The plan as tables: the run, who does what, the data, what trains, and the memory it takes."""
     sections = [_run(plan), _steps(plan)]
     if plan.estimate is not None:
-        sections += [_parameters(plan.estimate), _memory(plan.estimate, plan.machine.memory_bytes)]
+        sections += [_parameters(plan.estimate), *_trained(plan.estimate)]
+        sections.append(_memory(plan.estimate, plan.machine.memory_bytes))
         if plan.estimate.data:
             sections.insert(2, _data(plan.estimate.data))
     notes = (*plan.notes, *(plan.estimate.notes if plan.estimate else ()))
@@ -167,6 +171,21 @@ def _parameters(estimate: Estimate) -> Section:
         (),
         (("in all", count(estimate.parameters)), ("trained", f"{count(estimate.trainable)} ({share:.2%})")),
     )
+
+
+def _trained(estimate: Estimate) -> Iterator[Section]:
+    """What trains, part by part: once for all stages that train the same."""
+    alike: dict[tuple[Trained, ...], list[str]] = {}
+    for stage, parts in estimate.trained.items():
+        alike.setdefault(parts, []).append(stage)
+    for parts, stages in alike.items():
+        shown = sorted(parts, key=lambda part: -part.parameters)[:SHOWN_PARTS]
+        rows = tuple((part.name, f"{part.tensors}", count(part.parameters), part.dtype) for part in shown)
+        left = len(parts) - len(shown)
+        title = "What trains" if len(alike) == 1 else f"What trains in {', '.join(stages)}"
+        columns = ("part", "tensors", "parameters", "stored in")
+        note = f"and {left} smaller parts, in plan.json" if left else ""
+        yield Section(title, columns, rows, frozenset({"tensors", "parameters"}), note)
 
 
 def _memory(estimate: Estimate, available: int) -> Section:

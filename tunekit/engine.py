@@ -147,7 +147,7 @@ class _Engine:
             for name, folder in self.record.adapters.items():
                 adapters.use(name, folder)
             for stage in stages:
-                bundle = adapters.use(stage.adapter, stage.start)
+                bundle = adapters.use(stage.adapter, stage.start, partial(data.__getitem__, stage.index))
                 result = self._train(stage, bundle, data[stage.index])
                 adapters.keep(result.bundle, self.record.adapters.get(stage.adapter))
 

@@ -65,8 +65,9 @@ def _asked(
     context = Context(calls.for_run(), plan.machine, plan.precision, folder, plan.recipe.seed, lambda event: None)
     request = plan.load_request
     tokenizer, _ = load_tokenizer(context, request)
-    request = replace(request, purpose="infer", tokenizer=tokenizer, data=first_data(plan, calls, tokenizer))
-    return context, request if model is None else replace(request, model=str(model))
+    data = first_data(plan, calls, tokenizer)
+    request = replace(request, purpose="infer", tokenizer=tokenizer, data=data)
+    return replace(context, data=data), request if model is None else replace(request, model=str(model))
 
 
 def _dequantized(bundle: ModelBundle) -> Any:

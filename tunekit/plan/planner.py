@@ -23,6 +23,7 @@ from ..values import (
     Precision,
     Prepared,
     StagePlan,
+    trained_parts,
 )
 from .adapters import adapter_problems
 from .configuring import Configuration, Purpose, configure
@@ -86,7 +87,9 @@ def add_estimate(plan: Plan) -> Plan:
     largest = max(estimates, key=lambda estimate: estimate.peak_bytes)
     data = tuple(part for estimate in estimates for part in estimate.data)
     notes = tuple(dict.fromkeys(note for estimate in estimates for note in estimate.notes))
-    return replace(plan, estimate=replace(largest, data=data, notes=notes, skeleton=None, tokenizer=None))
+    trained = {name: part for estimate in estimates for name, part in estimate.trained.items()}
+    kept = replace(largest, data=data, notes=notes, trained=trained, skeleton=None, tokenizer=None)
+    return replace(plan, estimate=kept)
 
 
 def _stage_estimate(plan: Plan, calls: Calls, stage: StagePlan | None) -> Estimate:
@@ -98,7 +101,10 @@ def _stage_estimate(plan: Plan, calls: Calls, stage: StagePlan | None) -> Estima
         request = replace(request, samples={stage.index: _sample(plan, calls, stage, tokenizer)}, rows=rows)
     start = Estimate(tokenizer=tokenizer)
     estimate: Estimate = calls.chain("tunekit_estimate", "estimate", start, request=request)
-    return estimate
+    if stage is None or estimate.skeleton is None:
+        return estimate
+    parts = trained_parts(estimate.skeleton, plan.precision.trainable)
+    return replace(estimate, trained={plan.title(stage.index): parts})
 
 
 def _sample(plan: Plan, calls: Calls, stage: StagePlan, tokenizer: Any) -> Prepared:

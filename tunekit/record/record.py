@@ -312,6 +312,7 @@ def estimate_mapping(plan: Plan) -> dict[str, Any]:
     return {
         "parameters": estimate.parameters,
         "trainable": estimate.trainable,
+        "trained": {stage: [plain(part) for part in parts] for stage, parts in estimate.trained.items()},
         "memory_bytes": dict(estimate.memory),
         "peak_bytes": estimate.peak_bytes,
         "data": [plain(part) for part in estimate.data],

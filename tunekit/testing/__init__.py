@@ -38,7 +38,7 @@ pytest.register_assert_rewrite(
 
 from .adapters import AdapterSuite  # noqa: E402
 from .backends import BackendSuite  # noqa: E402
-from .data import conversations, examples_of, labelled, preferences, rows_of  # noqa: E402
+from .data import conversations, examples_of, labelled, preferences, prepared_items, rows_of  # noqa: E402
 from .exports import ExportSuite  # noqa: E402
 from .formats import FormatSuite  # noqa: E402
 from .loaders import LoaderSuite  # noqa: E402
@@ -93,6 +93,7 @@ __all__ = [
     "plan_for",
     "planned",
     "preferences",
+    "prepared_items",
     "rows_of",
     "run_context",
     "save_tiny_model",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ..calls import Calls, implements
 from ..values import Context, ModelBundle
+from .data import prepared_items
 from .observing import changed, logits, snapshot, train_, trainable
 from .plugins import PluginSuite
 from .runs import estimate_for, run_context
@@ -27,9 +28,13 @@ class AdapterSuite(PluginSuite):
         """What the adapter is put on: the same tiny model each time; `changes` set fields of the bundle."""
         return tiny_bundle(**changes)
 
+    def context(self, seed: int = 0) -> Context:
+        """That of a run with the adapter, in which there is data to learn from."""
+        return run_context(self.make(), *self.companions, seed=seed, data=prepared_items())
+
     def attached(self, seed: int = 0, **changes: Any) -> ModelBundle:
         """The bundle with the adapter on it."""
-        context: Context = run_context(self.make(), *self.companions, seed=seed)
+        context = self.context(seed)
         attached: ModelBundle = context.calls.own(
             "tunekit_attach_adapter", bundle=self.bundle(**changes), context=context
         )
@@ -59,7 +64,7 @@ class AdapterSuite(PluginSuite):
 
     def test_a_second_adapter_stands_beside_it_where_the_plugin_carries_several(self) -> None:
         """Switched to, each is what it was, and switched off the model is the base, bit for bit."""
-        context: Context = run_context(self.make(), *self.companions)
+        context = self.context()
         calls = context.calls
         assert isinstance(calls, Calls)
         owner = calls.owner("tunekit_attach_adapter")

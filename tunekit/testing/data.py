@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..values import Example, Examples, Message, Row, Rows, Source
+from ..values import Account, Example, Examples, Item, Message, Row, Rows, Source, TokenSequence
 
 _PAIRS = (
     ("Which river flows through the town?", "The river is called the Amber."),
@@ -17,6 +19,31 @@ _PAIRS = (
     ("Where does the river go?", "It flows from the hills to the sea."),
     ("What is better than a guess?", "A question is better than a guess."),
 )
+
+
+@dataclass(frozen=True)
+class GivenItems:
+    """Items that are there: a `tunekit.values.Prepared`."""
+
+    items: tuple[Item, ...]
+    account: Account = field(default_factory=Account)
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+
+def prepared_items(count: int = 16, length: int = 24, vocabulary: int = 512) -> GivenItems:
+    """Make what a stage learns from: random tokens, always the same, of which the second half is supervised."""
+    dice, half = random.Random(7), length // 2
+    rows = ([dice.randrange(3, vocabulary) for _ in range(length)] for _ in range(count))
+    weights = [0.0] * half + [1.0] * (length - half)
+    sequences = (TokenSequence(ids, weights, row + 1, f"a test, row {row + 1}") for row, ids in enumerate(rows))
+    return GivenItems(tuple(Item((sequence,)) for sequence in sequences))
 
 
 def conversations(count: int = 8) -> Examples:

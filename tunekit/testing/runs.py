@@ -111,9 +111,11 @@ def run_context(
     precision: Precision = FP32,
     machine: Machine | None = None,
     watch: Callable[[Event], None] = lambda event: None,
+    data: Prepared | None = None,
 ) -> Context:
-    """The context of a run with these plugins; `watch` sees every event."""
-    return Context(calls_of(*plugins), machine or fake_machine(), precision, Path(folder), seed, watch)
+    """The context of a run with these plugins; `watch` sees every event, `data` is what a fresh adapter will learn."""
+    return Context(calls_of(*plugins), machine or fake_machine(), precision, Path(folder), seed, watch,
+                   data=None if data is None else lambda: data)  # fmt: skip
 
 
 def stage_context(

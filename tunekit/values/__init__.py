@@ -32,10 +32,12 @@ from .plan import (
     PlannedPlugin,
     PlanStep,
     StagePlan,
+    Trained,
 )
 from .processes import Launch, Processes
 from .sample import Sample
 from .tokens import Item, Prepared, TokenSequence
+from .trained import trained_parts
 from .training import MEASURED, Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
 
 __all__ = [
@@ -100,5 +102,7 @@ __all__ = [
     "TokenSequence",
     "ToolCall",
     "ToolFormat",
+    "Trained",
     "Verification",
+    "trained_parts",
 ]

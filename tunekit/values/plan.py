@@ -93,6 +93,19 @@ class DataEstimate:
     packing: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What trains in places that are alike: `name` with numbers of layers as `*`, and the dtype it is stored in.
+
+    `tensors` are how many there are, `parameters` how many numbers they hold in all.
+    """
+
+    name: str
+    tensors: int
+    parameters: int
+    dtype: str
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Parameter counts and peak memory in bytes, by part, before anything is loaded.
@@ -100,6 +113,7 @@ class Estimate:
     `skeleton` is the model on the meta device (shapes, no values), already with its adapter, for plugins further down
     the chain; `tokenizer` is the real one. Both are dropped from what is shown and recorded. `choices` are what plugins
     have chosen from the estimate for a stage, plain data by the stage's key: the stage finds them in its context.
+    `trained` is what trains, part by part, for each stage by its title.
     """
 
     parameters: int = 0
@@ -108,6 +122,7 @@ class Estimate:
     data: tuple[DataEstimate, ...] = ()
     notes: tuple[str, ...] = ()
     choices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trained: Mapping[str, tuple[Trained, ...]] = field(default_factory=dict)
     skeleton: Any = None
     tokenizer: Any = None
 

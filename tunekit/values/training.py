@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from .machine import Machine, Precision
 from .model import ModelBundle
 from .processes import Processes
+from .tokens import Prepared
 
 if TYPE_CHECKING:
     from .plan import PlannedPlugin
@@ -55,7 +56,9 @@ class Event:
 class Context:
     """What a plugin may know of the run it is part of.
 
-    `folder` is the run folder, `emit` tells all watchers, `processes` are those that carry out the run.
+    `folder` is the run folder, `emit` tells all watchers, `processes` are those that carry out the run. `data`
+    gives what an adapter that is being attached will learn from, to those that begin by looking at it; None where
+    nothing is to be trained.
     """
 
     calls: Calls
@@ -65,6 +68,7 @@ class Context:
     seed: int
     emit: Callable[[Event], None]
     processes: Processes = field(default_factory=Processes)
+    data: Callable[[], Prepared] | None = None
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,9 @@ def test_16_bits_are_refused_at_plan_time(precision, message):
 
 
 def test_16_bits_are_refused_when_attaching(bundle_of, context_of):
-    with pytest.raises(PlanError, match="is stored in bfloat16, in which residual and principal part do not add up"):
+    with pytest.raises(
+        PlanError, match="is stored in bfloat16, in which what the adapter starts as and the rest do not add"
+    ):
         attached(bundle_of, context_of, precision=MIXED)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from tunekit.errors import PlanError, Problem
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 
@@ -20,10 +21,14 @@ class Dora(Plugin[DoraConfig]):
 
     requires = frozenset({"adapter.lora"})
     provides = frozenset({"adapter.dora"})
+    after = frozenset({"adapter.start"})  # row lengths are those of the weights that the adapter starts with
 
     @hookimpl
     def tunekit_lora_config(self, config: Any) -> Any:
         """Ask PEFT for magnitude vectors beside the low-rank factors."""
+        if config.target_parameters:
+            what = f"dora measures the rows of layers, and {config.target_parameters[0]} is a parameter"
+            raise PlanError([Problem("use.lora.parameters", what, "leave it out, or train plain LoRA")])
         return replace(config, use_dora=True)
 
     @hookimpl

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.hooks import hookspec
+from tunekit.values import Context, ModelBundle
 
 
 class LoraHooks:
@@ -26,15 +27,16 @@ class LoraHooks:
         raise AssertionError
 
     @hookspec("chain")
-    def tunekit_lora_attached(self, model: Any) -> Any:
+    def tunekit_lora_attached(self, model: Any, bundle: ModelBundle, context: Context) -> Any:
         """Finish a fresh adapter once it is stored in the dtype it trains in.
 
-        Kind: chain over `model`, a `peft.PeftModel`.
+        Kind: chain over `model`, a `peft.PeftModel`. `bundle` is what it was put on, `context.data` what it learns.
         When: right after a fresh adapter is attached; not for a saved one, and not for the estimate.
-        Changes: the adapter's values, in place; neither shapes nor what trains.
+        Changes: the adapter's values and the base's, in place; neither shapes nor what trains. Random numbers follow
+            the seed of the run.
         Returns: the model it was given.
         Raises: TunekitError where the adapter cannot be finished.
-        Example: DoRA measures the lengths of the base's rows in full precision.
+        Example: DoRA measures the lengths of the base's rows in full precision; EVA looks at the inputs of each layer.
         """
         raise AssertionError
 

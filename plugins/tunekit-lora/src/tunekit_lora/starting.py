@@ -6,12 +6,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
 
 from . import Lora, LoraConfig
+from .patterns import alphas
+
+if TYPE_CHECKING:
+    from .targets import Chosen
 
 SETTINGS = "adapter_config.json"
 
@@ -48,22 +52,35 @@ def read_settings(folder: Path | None) -> dict[str, Any] | None:
     return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
 
 
-def target_problems(config: LoraConfig, stage: StagePlan, chosen: Iterable[str], known: Iterable[str]) -> list[Problem]:
-    """The problem of a saved adapter on other layers than those `chosen` of all that are `known`, if it is one.
+def target_problems(config: LoraConfig, stage: StagePlan, chosen: Chosen, known: Iterable[str]) -> list[Problem]:
+    """The problems of a saved adapter for other parts of the model than those `chosen` of all that are `known`.
 
-    A recipe that does not say which layers takes those that are saved.
+    A recipe that does not say which takes those that are saved.
     """
-    saved = read_settings(stage.start)
-    if saved is None or "targets" not in config.model_fields_set:
+    saved, given = read_settings(stage.start), config.model_fields_set
+    if saved is None:
         return []
-    targets = saved["target_modules"]
-    held = {name for name in known if _targeted(name, targets)}
-    other = sorted(held.symmetric_difference(chosen))
+    found = []
+    if {"targets", "layers"} & given:
+        held = {name for name in known if _targeted(name, saved["target_modules"])}
+        found += _other(stage, "targets", held, chosen.layers)
+    if "parameters" in given:
+        found += _other(stage, "parameters", saved.get("target_parameters") or (), chosen.parameters)
+    if "tokens" in given:
+        held = {f"token {number}" for number in saved.get("trainable_token_indices") or ()}
+        found += _other(stage, "tokens", held, [f"token {number}" for number in chosen.tokens])
+    return found
+
+
+def _other(stage: StagePlan, option: str, held: Iterable[str], chosen: Iterable[str]) -> list[Problem]:
+    other = sorted(set(held).symmetric_difference(chosen))
     if not other:
         return []
     where = "is adapted there and not here" if other[0] in held else "is adapted here and not there"
-    message = f"{stage.start} is for other layers than use.lora.targets: {other[0]} {where}"
-    return [Problem(f"{stage.key}.adapter.start", message, "leave targets out to take what is saved, or start fresh")]
+    what = "layers" if option == "targets" else option
+    message = f"{stage.start} is for other {what} than use.lora.{option}: {other[0]} {where}"
+    remedy = f"leave {option} out to take what is saved, or start fresh"
+    return [Problem(f"{stage.key}.adapter.start", message, remedy)]
 
 
 def _targeted(name: str, targets: Any) -> bool:
@@ -79,6 +96,8 @@ def _differences(config: LoraConfig, saved: dict[str, Any]) -> Iterator[str]:
         ("rank", config.rank, saved.get("r")),
         ("alpha", asked, saved.get("lora_alpha")),
         ("rslora", config.rslora, saved.get("use_rslora", False)),
+        ("rank_pattern", config.rank_pattern, saved.get("rank_pattern") or {}),
+        ("alpha_pattern", alphas(config), saved.get("alpha_pattern") or {}),
         ("modules_to_save", sorted(config.modules_to_save), sorted(saved.get("modules_to_save") or ())),
     ):
         if option in given and wanted != found:

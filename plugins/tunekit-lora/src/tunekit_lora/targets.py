@@ -3,41 +3,105 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tunekit.errors import PlanError, Problem, nearest
 
 from . import LoraConfig
+from .parameters import choose_parameters, token_ids
+from .patterns import pattern_problems, rank_of
 
 _SIZES = (("out_features", "in_features"), ("nf", "nx"))
 _TABLE = ("num_embeddings", "embedding_dim")
 
 
-def choose_targets(model: Any, config: LoraConfig) -> list[str]:
-    """Find the full names of the layers that `config.targets` means, in the order of the model.
+@dataclass(frozen=True)
+class Chosen:
+    """What trains: full names of layers and parameters in the order of the model, and the numbers of tokens."""
 
-    Works on the meta device. PlanError naming all that does not fit: targets and modules to save that the model does
-    not have, each with the nearest names, and a rank above the smaller side of a layer.
+    layers: list[str]
+    parameters: list[str]
+    tokens: list[int]
+
+
+def choose(model: Any, config: LoraConfig, tokenizer: Any = None) -> Chosen:
+    """Find what the options mean in this model.
+
+    Works on the meta device. PlanError naming all that does not fit: names that the model does not have, each with the
+    nearest ones, patterns that fit nothing, and ranks above the smaller side of a layer.
     """
     linear = linear_layers(model)
     known = {**linear, **{name: size for name, module in own_modules(model) if (size := _size(module, _TABLE))}}
     problems: list[Problem] = []
-    if config.targets == "all-linear":
-        chosen = sorted(_body(model, linear), key=list(linear).index)
-    elif isinstance(config.targets, str):
-        chosen = [name for name in linear if re.fullmatch(config.targets, name)]
-    else:
-        chosen = [name for name in known if any(is_named(name, target) for target in config.targets)]
-        problems += _unmatched("targets", config.targets, known)
-    if not chosen and not problems:
+    layers = _named(model, config, linear, known, problems)
+    if config.layers:
+        layers = _inside(model, config.layers, layers, problems)
+    parameters = choose_parameters(model, config.parameters, known, problems)
+    tokens = token_ids(tokenizer, config.tokens, problems)
+    if not (layers or parameters or tokens or problems):
         problems.append(_nothing_matches(config.targets, linear))
     problems += _unmatched("modules_to_save", config.modules_to_save, [name for name, _ in own_modules(model)])
-    problems += [_tied(name) for name in chosen if name in tied_embeddings(model)]
-    problems += _too_narrow(config.rank, {name: known[name] for name in chosen})
+    problems += [_tied(name) for name in layers if name in tied_embeddings(model)]
+    problems += _trained_twice(model, config)
+    sizes = {**{name: known[name] for name in layers}, **parameters}
+    problems += pattern_problems(config, sizes) if not problems else []
+    problems += _too_narrow(config, sizes)
     if problems:
         raise PlanError(problems)
-    return chosen
+    return Chosen(layers, list(parameters), tokens)
+
+
+def choose_targets(model: Any, config: LoraConfig) -> list[str]:
+    """Find the full names of the layers that `config` means, in the order of the model. PlanError as in `choose`."""
+    return choose(model, config).layers
+
+
+def _named(
+    model: Any,
+    config: LoraConfig,
+    linear: Mapping[str, tuple[int, int]],
+    known: Mapping[str, tuple[int, int]],
+    problems: list[Problem],
+) -> list[str]:
+    """The layers that `targets` names."""
+    if config.targets == "none":
+        return []
+    if config.targets == "all-linear":
+        return sorted(_body(model, linear), key=list(linear).index)
+    if isinstance(config.targets, str):
+        return [name for name in linear if re.fullmatch(config.targets, name)]
+    problems += _unmatched("targets", config.targets, known)
+    return [name for name in known if any(is_named(name, target) for target in config.targets)]
+
+
+def _inside(model: Any, numbers: Iterable[int], names: list[str], problems: list[Problem]) -> list[str]:
+    """Those of the targets that are in these layers of the model, or in none."""
+    count = model.config.get_text_config().num_hidden_layers
+    stacks = [f"{name}." for name, module in own_modules(model) if _is_stack(module, count)]
+    if not stacks:
+        what = f"{type(model).__name__} has no stack of {count} layers to choose from"
+        problems.append(Problem("use.lora.layers", what, "name the layers in targets"))
+        return names
+    outside = [number for number in numbers if not -count <= number < count]
+    for number in outside:
+        what = f"there is no layer {number}: the model has {count}, from 0 to {count - 1}"
+        problems.append(Problem("use.lora.layers", what, "leave it out"))
+    wanted = {number % count for number in numbers}
+
+    def kept(name: str) -> bool:
+        within = next((stack for stack in stacks if name.startswith(stack)), None)
+        return within is None or int(name.removeprefix(within).partition(".")[0]) in wanted
+
+    return [name for name in names if kept(name)]
+
+
+def _is_stack(module: Any, count: int) -> bool:
+    """Whether this is the list of the model's layers."""
+    import torch
+
+    return isinstance(module, torch.nn.ModuleList) and len(module) == count
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
@@ -125,10 +189,24 @@ def _suggest(target: str, names: Iterable[str]) -> str:
     return f"did you mean {close!r}?" if close else f"it has {', '.join(last)}"
 
 
-def _too_narrow(rank: int, sizes: dict[str, tuple[int, int]]) -> list[Problem]:
-    narrow = {name: size for name, size in sizes.items() if min(size) < rank}
+def _trained_twice(model: Any, config: LoraConfig) -> list[Problem]:
+    """Rows of an embedding that would train by themselves and with all others."""
+    if not config.tokens:
+        return []
+    embedding = model.get_input_embeddings()
+    whole = [name for name, module in own_modules(model) if module is embedding]
+    ends = {*whole, *tied_embeddings(model)}
+    saved = [name for name in config.modules_to_save if any(is_named(end, name) for end in ends)]
+    what = "trains the whole embedding, of which use.lora.tokens trains single rows"
+    return [Problem("use.lora.modules_to_save", f"{name} {what}", "leave one of the two out") for name in saved]
+
+
+def _too_narrow(config: LoraConfig, sizes: dict[str, tuple[int, int]]) -> list[Problem]:
+    """The layer whose rank exceeds its smaller side by the most."""
+    narrow = {name: size for name, size in sizes.items() if min(size) < rank_of(config, name)}
     if not narrow:
         return []
     name, (rows, columns) = min(narrow.items(), key=lambda item: min(item[1]))
-    fits = min(rows, columns)
-    return [Problem("", f"use.lora.rank is {rank}, but {name} is {rows} x {columns}", f"choose {fits} or less")]
+    fits, rank = min(rows, columns), rank_of(config, name)
+    option = "rank" if rank == config.rank else "rank_pattern"
+    return [Problem("", f"use.lora.{option} is {rank}, but {name} is {rows} x {columns}", f"choose {fits} or less")]

@@ -89,6 +89,18 @@ def segments_obstacle(model: Any) -> str | None:
     return None
 
 
+def prompt_tokens(model: Any) -> int:
+    """How many hidden states a prompt-learning adapter puts in front of each row; 0 where it is of another kind.
+
+    Of a prefix only keys and values are learnt, and no hidden state belongs to them.
+    """
+    adapted = model.module if hasattr(model, "module") else model
+    settings = getattr(adapted, "active_peft_config", None)
+    if settings is None or not settings.is_prompt_learning or settings.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+        return 0
+    return int(settings.num_virtual_tokens)
+
+
 def base_model(model: Any) -> Any:
     """The transformers model inside an adapter, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -186,8 +198,9 @@ class Forward:
     def _run(self, logits_at: Tensor, hidden_at: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run the model with its head at `logits_at` only; returns logits and hidden states, the latter maybe empty."""
         arguments = self._arguments()
+        logits_at = self._behind_prompts(logits_at)
         if hidden_at is not None:
-            with self._surroundings(), _head_given(self.model, logits_at, hidden_at) as taken:
+            with self._surroundings(), _head_given(self.model, logits_at, self._behind_prompts(hidden_at)) as taken:
                 logits: Tensor = self.model(**arguments, use_cache=False).logits
             return logits.reshape(-1, logits.shape[-1]), taken[0]
         whole = "logits_to_keep" not in inspect.signature(_inner(self.model).forward).parameters
@@ -197,6 +210,11 @@ class Forward:
             logits = self.model(**arguments, use_cache=False).logits
         logits = logits.reshape(-1, logits.shape[-1])
         return (logits[logits_at] if whole else logits), logits[:0]
+
+    def _behind_prompts(self, positions: Tensor) -> Tensor:
+        """Where these positions are once a prompt-learning adapter has put its own tokens in front of each row."""
+        added, length = prompt_tokens(self.model), self.layout.input_ids.shape[1]
+        return positions + added * (positions.div(length, rounding_mode="floor") + 1) if added else positions
 
     def _arguments(self) -> dict[str, Any]:
         layout = self.layout
@@ -212,9 +230,11 @@ class Forward:
         }
 
     def _mask(self, positions: Tensor) -> Tensor:
-        mask = torch.zeros(self.layout.input_ids.numel(), dtype=torch.bool, device=positions.device)
-        mask[positions] = True
-        return mask.view_as(self.layout.input_ids)  # [batch, seq]
+        rows, length = self.layout.input_ids.shape
+        shape = (rows, length + prompt_tokens(self.model))
+        mask = torch.zeros(shape, dtype=torch.bool, device=positions.device)  # [batch, seq]
+        mask.view(-1)[positions] = True
+        return mask
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tunekit.values import Artefact, ModelBundle, StageResult
+from tunekit.values import Artefact, ModelBundle, StageResult, trained_parts
 
 from .forward import base_model
 from .heads import head_of, saved_head, without_head
@@ -87,6 +88,7 @@ def facts(job: Job, total: Tally) -> Mapping[str, Any]:
         "share_prompts_reason": job.strategy.sharing_reason,
         **job.fitting.facts(),
         "couples_batch": job.objective.couples_batch,
+        "trained": [asdict(part) for part in trained_parts(job.bundle.model)],
         "steps": job.total_steps,
         "steps_per_epoch": job.steps_per_epoch,
         "items_trained_on": len(job.training) if isinstance(job.items, IndexedItems) else None,

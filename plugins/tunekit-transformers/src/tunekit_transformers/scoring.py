@@ -64,6 +64,7 @@ def _score_batch(model: Any, encoded: Sequence[Sequence[int]]) -> list[float]:
     ids = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in encoded], device=device)
     real = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in encoded], device=device)
     logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
+    logits = logits[:, -longest:]  # a prompt-learning adapter puts tokens of its own in front
     losses = _losses(logits[:, :-1], ids[:, 1:])
     return [float(value) for value in -(losses * real[:, 1:]).sum(dim=1)]
 
@@ -71,8 +72,11 @@ def _score_batch(model: Any, encoded: Sequence[Sequence[int]]) -> list[float]:
 def _score_in_pieces(model: Any, encoded: Sequence[int], length: int) -> float:
     """Sum the log-likelihood of one long text piece by piece, the pieces joined by the key-value cache.
 
-    A model that returns no such cache is given the text whole.
+    A model that returns no such cache is given the text whole, and so is one whose adapter begins each call with tokens
+    of its own.
     """
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return _score_batch(model, [encoded])[0]
     ids = torch.tensor([list(encoded)], device=next(model.parameters()).device)
     cache, total = None, 0.0
     for start in range(0, len(encoded) - 1, length):

@@ -1,4 +1,4 @@
-"""From a trained PiSSA adapter to a plain LoRA that loads on the base as it was, and back.
+"""From an adapter over a residual base to a plain LoRA that loads on the base as it was, and back.
 
 The trained weight is R + s B A, where R = W - s B0 A0 is the residual, B0 A0 the start and s LoRA's scale. So the
 difference to W is s (B A - B0 A0) = s [B, -B0] [A; A0], a LoRA of twice the rank with the same scale.
@@ -20,9 +20,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import transpose
 from safetensors.torch import load_file, save_file
 
-from .factors import START, Factors, adapted_layers, adapter_of, factors_of
+from .residual import START, Factors, adapted_layers, adapter_of, factors_of
 
-FILE = "pissa.json"
+FILE = "residual.json"
 """Beside a converted adapter: the configuration it was trained with, and each layer's rank, alpha and scale."""
 
 

@@ -1,0 +1,101 @@
+"""Whole runs with starts that look at the data, or at what quantisation has lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tunekit as tk
+from tunekit.errors import InterruptedRunError, TunekitError
+from tunekit.testing import conversations, save_tiny_model, tiny_model
+from tunekit.testing.observing import logits
+
+SFT = {"epochs": 1, "learning_rate": 1e-2, "batch": {"rows": 2}, "checkpoint": {"every": 2}}
+STARTS: dict[str, dict[str, Any]] = {"eva": {"items": 8}, "corda": {"items": 8}, "loraga": {"items": 4}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+def pipeline(model, **use):
+    rows = [
+        {"messages": [{"role": turn.role, "content": turn.content} for turn in example.messages]}
+        for example in conversations()
+    ]
+    use = {"precision": {"compute": "fp32"}, "lora": {"rank": 4, "targets": ["q_proj", "down_proj"]}, **use}
+    return tk.Pipeline(model=model, data=rows, use=use, stages=[{"sft": SFT}])
+
+
+def weights(run):
+    return {name: value.detach().clone() for name, value in run.bundle.model.named_parameters()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_run_begins_by_its_own_data_and_opens_and_resumes_to_the_same_bits(name, model, tmp_path):
+    whole = pipeline(model, **{name: STARTS[name]})
+    run = whole.run(tmp_path / "whole")
+    expected = weights(run)
+    assert same(weights(tk.open_run(tmp_path / "whole")), expected)
+
+    def stop(event):
+        if event.kind == "step" and event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        whole.run(tmp_path / "run", watchers=[stop])
+    torch.randn(5)
+    assert same(weights(whole.resume(tmp_path / "run")), expected)
+
+
+def test_other_data_gives_another_start(model, tmp_path):
+    first = pipeline(model, eva={"items": 8})
+    other = pipeline(model, eva={"items": 2})
+    adapters = [each.run(tmp_path / str(at)).bundle.model for at, each in enumerate((first, other))]
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    downs = [each.get_submodule(name).lora_A["default"].weight for each in adapters]
+    assert not torch.allclose(*downs, atol=1e-2)
+
+
+def test_a_model_opened_without_training_has_no_data_to_begin_by(model):
+    with pytest.raises(TunekitError, match="eva begins by looking at the data of the stage"):
+        tk.open_model(model, {"lora": {}, "eva": {}, "precision": {"compute": "fp32"}})
+
+
+@pytest.mark.parametrize(("bits", "share"), [(4, 0.8), (8, 0.95)])  # in 8 bits inputs are rounded as well
+def test_loftq_begins_nearer_to_the_dense_model_than_the_quantised_one_is(bits, share, model):
+    pytest.importorskip("tunekit_bnb")
+    dense = logits(tiny_model())
+    talks = [
+        tk.open_model(model, {"bnb": {"bits": bits}, "lora": {"rank": 16}, "precision": {"compute": "fp32"}, **use})
+        for use in ({}, {"loftq": {}})
+    ]
+    plain, mended = (float((logits(talk.bundle.model) - dense).norm()) for talk in talks)
+    assert mended < share * plain, (mended, plain)
+
+
+def test_a_run_on_what_loftq_has_mended_learns_and_opens_with_the_same_numbers(model, tmp_path):
+    pytest.importorskip("tunekit_bnb")
+    run = pipeline(model, bnb={}, loftq={}).run(tmp_path / "run")
+    losses = [line["loss"] for line in run.metrics if line["kind"] == "step"]
+    assert losses[-1] < losses[0]
+    opened = tk.open_run(tmp_path / "run").bundle.model
+    torch.testing.assert_close(logits(opened), logits(run.bundle.model), atol=1e-6, rtol=0)
+
+
+def test_loftq_says_where_the_dense_weights_are_missing(model, tmp_path):
+    from tunekit_lora_inits.lost import Checkpoint
+
+    checkpoint = Checkpoint.of(model, "tiny")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    with pytest.raises(TunekitError, match=f"tiny holds no {name}x before it"):
+        checkpoint.weight(f"{name}x", torch.zeros(128, 128))
+    with pytest.raises(TunekitError, match="is not what the quantised layer was made of: they differ by 1"):
+        checkpoint.weight(name, torch.zeros(128, 128))

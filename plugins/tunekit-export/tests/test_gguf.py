@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gguf
 import pytest
 import torch
-from tokenizers import Regex, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
 
 from tunekit.errors import ExportError, PlanError
 from tunekit.testing import tiny_tokenizer
@@ -106,6 +107,25 @@ def test_text_is_cut_in_the_file_as_by_the_tokenizer(name, digits, tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path, gguf_file="a.gguf")
     assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     assert again.eos_token == tokenizer.eos_token
+
+
+def test_a_tokenizer_of_characters_is_read_back_by_its_merges_and_by_its_scores(tmp_path):
+    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="first", split=False)
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    trained.train_from_iterator(["The river is called the Amber, and the Amber flows to the sea."] * 3, trainer)
+    described = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in described["merges"]]
+    tokenizer = LlamaTokenizer(vocab=described["vocab"], merges=merges)
+    size = len(tokenizer)
+    vocabulary = vocabulary_of(tokenizer, size)
+    assert (vocabulary.kind, vocabulary.adds_space) == ("llama", True)
+    for number, written in enumerate((vocabulary, replace(vocabulary, merges=()))):
+        write_gguf(random_model("llama", vocab_size=size), written, tmp_path / f"{number}.gguf", "f32", "a")
+        again = AutoTokenizer.from_pretrained(tmp_path, gguf_file=f"{number}.gguf")
+        for text in ("The river flows to the sea, 12 times.", "the Amber \u6771 river"):
+            assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
 def test_numbers_cut_into_digits_are_written_by_the_name_that_llama_cpp_knows():

@@ -145,6 +145,10 @@ def test_a_finished_run_is_exported_from_the_command_line(target, tmp_path, caps
     assert program(["export", "run", "wordz"]) == 2
     assert "did you mean 'words'" in capsys.readouterr().err
     assert program(["export", "run", "words", "kl=0.4"]) == 1
+    recipe = "model: m\ndata: [{rows: [{text: one}]}]\nstages: [steps]\nexport: [words]\noutput: trained\n"
+    Path("recipe.yaml").write_text(recipe)
+    assert program(["train", "recipe.yaml"]) == 0
+    assert "export words: trained/exports/words" in capsys.readouterr().out
     assert program(["plugins"]) == 0
     assert "Writes what it was asked." in capsys.readouterr().out
 

@@ -59,4 +59,6 @@ def show_outcome(screen: Console, run: Run) -> None:
     for stage in state["stages"]:
         for artefact in stage["artefacts"]:
             screen.print(f"{artefact['kind']}: {run.folder / artefact['path']}")
+    for name, folder in run.exports.items():
+        screen.print(f"export {name}: {folder}")
     screen.print(f"talk to it: [bold]tunekit chat {run.folder}[/bold]")

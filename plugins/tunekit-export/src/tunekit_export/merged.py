@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tunekit.errors import ExportError
 from tunekit.values import Exported, ExportRequest, ModelBundle
@@ -48,10 +49,11 @@ def write_dense(bundle: ModelBundle, request: ExportRequest, base: str, dtype: s
 
 
 def read_dense(folder: Path, **arguments: Any) -> Any:
-    """What transformers makes of a folder."""
+    """What transformers makes of a folder, as the class that its config names."""
     with quiet():
-        make: Any = AutoModelForCausalLM
-        return make.from_pretrained(str(folder), dtype="auto", **arguments)
+        config: Any = AutoConfig.from_pretrained(str(folder))
+        kind = getattr(transformers, config.architectures[0], AutoModelForCausalLM)
+        return kind.from_pretrained(str(folder), dtype="auto", **arguments)
 
 
 def reader() -> str:

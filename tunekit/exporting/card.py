@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..recipe import Recipe
 from ..record import Record
 from ..values import Exported, ExportPlan, Plan
 from .export import comparison
@@ -31,19 +32,19 @@ def write_card(plan: Plan, export: ExportPlan, record: Record, exported: Exporte
         "## Results",
         _table(("stage", "metric", "value"), list(_results(plan, record))),
         "## Recipe",
-        f"```yaml\n{yaml.safe_dump(shown_recipe(plan), sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{yaml.safe_dump(shown_recipe(record.recipe), sort_keys=False, allow_unicode=True)}```",
         "## Made with",
         ", ".join(f"{name} {plan.versions[name]}" for name in LIBRARIES if name in plan.versions),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def shown_recipe(plan: Plan) -> dict[str, Any]:
+def shown_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as others may read it: of paths, only the last part."""
-    mapping = plan.recipe.without_rows().to_mapping()
+    mapping = recipe.to_mapping()
     mapping.pop("output", None)
     mapping.pop("export", None)
-    return {**_without_paths(mapping), "model": shown_model(plan.recipe.model)}
+    return {**_without_paths(mapping), "model": shown_model(recipe.model)}
 
 
 def shown_model(model: str) -> str:

@@ -16,7 +16,7 @@ from ..options import ExportConfig
 from ..plan.adapters import ADAPTER
 from ..record import Record, write_json, write_text
 from ..values import Context, Exported, ExportPlan, ExportRequest, ModelBundle, Plan
-from .card import write_card
+from .card import shown_model, write_card
 from .export import CARD, DETAILS, Export
 from .judging import judge
 from .rows import compared_rows
@@ -80,7 +80,7 @@ def _describe(plan: Plan, export: ExportPlan, record: Record, folder: Path, expo
         {
             "target": export.plugin.name,
             "options": export.plugin.plugin.config.model_dump(mode="json", exclude={"folder"}),
-            "model": plan.recipe.model,
+            "model": shown_model(plan.recipe.model),
             "made_by": f"{export.plugin.distribution} {export.plugin.version}",
             "verification": exported.verification,
             **exported.facts,

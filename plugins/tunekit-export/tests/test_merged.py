@@ -43,14 +43,16 @@ def test_it_is_compared_on_the_rows_that_the_run_held_out(run, merged):
     assert merged.verification.trained_perplexity < merged.verification.base_perplexity
 
 
-def test_numbers_and_card_lie_beside_the_files_and_name_no_place_of_this_machine(run, merged):
+def test_numbers_and_card_lie_beside_the_files_and_name_no_place_of_this_machine(run, merged, base):
     told = json.loads((merged.folder / "export.json").read_text())
     assert told["verification"]["kl"] == merged.verification.kl
     card = (merged.folder / "README.md").read_text()
     assert f"{merged.verification.base_kl:.3g} nats" in card
     assert "rank: 4" in card
     assert "train loss last" in card
-    assert str(run.folder.parent) not in card + (merged.folder / "config.json").read_text() + json.dumps(told)
+    written = card + (merged.folder / "config.json").read_text() + json.dumps(told)
+    for place in (run.folder.parent, base.parent):
+        assert str(place) not in written
     assert run.exports[merged.name] == merged.folder
 
 
@@ -66,8 +68,12 @@ def test_dtype_and_shard_size_are_those_asked_for(run, tmp_path):
 
 def test_an_export_that_is_not_what_was_trained_leaves_nothing(run, merged, monkeypatch):
     before = sorted((run.folder / "exports").iterdir())
-    monkeypatch.setattr("tunekit.adapters.NamedAdapters.merge", lambda self, name: self.use(None))
-    monkeypatch.setattr("tunekit_export.merged.refuse_quantized", lambda model: model.unload())
+
+    def forget(adapters, name):  # what merging into quantised weights comes to
+        bundle = adapters.use(name)
+        return bundle.with_model(bundle.model.unload())
+
+    monkeypatch.setattr("tunekit.adapters.NamedAdapters.merge", forget)
     with pytest.raises(ExportError, match=r"as far from the trained model as the base is: KL .* what was trained is"):
         run.export("merged")
     assert sorted((run.folder / "exports").iterdir()) == before

@@ -126,7 +126,8 @@ class Calls:
                 remedy = "implement the hook without wrapper=True"
                 message = f"{planned.name} wraps {name}, and a wrapper changes other plugins' calls unseen"
                 raise PlanError([Problem(planned.key, message, remedy)])
-            if options and not hasattr(getattr(self._manager.hook, name, None), "spec"):
+            published = hasattr(getattr(self._manager.hook, name, None), "spec")
+            if options and not published and not options["optionalhook"]:
                 close = nearest(name, (known for known in vars(self._manager.hook) if known.startswith("tunekit")))
                 remedy = f"did you mean {close}?" if close else "the plugin that publishes it is not part of this run"
                 raise PlanError(

@@ -224,7 +224,8 @@ class HookSpecs:
         Kind: chain over `request`.
         When: after quantisation is decided, before loading.
         Changes: caches on disk at most.
-        Returns: the request, usually `request.with_arguments(...)`; with another `model` where one was made of it.
+        Returns: the request, usually `request.with_arguments(...)` or `request.configured(...)`; with another `model`
+            where one was made of it.
         Raises: TunekitError where two plugins ask for different things.
         Example: an attention kernel, a RoPE scaling, a config override; a copy of the model that GPTQ has quantised.
         """

@@ -299,6 +299,11 @@ def a_loader_that_leaves_the_swap_out():
     return loading(lambda request: replace(request, quantization=None))
 
 
+@fault(LoaderSuite, "test_a_change_of_the_config_is_made_or_refused", "4321")
+def a_loader_that_leaves_changes_of_the_config_out():
+    return loading(lambda request: replace(request, configure=()))
+
+
 @fault(LoaderSuite, "test_a_model_that_is_not_there_is_named", "DID NOT RAISE")
 def a_loader_that_finds_everything():
     class Faulty(Catalog.discover().load("transformers")):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ..errors import ModelNotFoundError
+from ..errors import ModelNotFoundError, TunekitError
 from ..values import LoadRequest, ModelBundle, Quantization
 from .observing import changed, logits, snapshot
 from .plugins import PluginSuite
@@ -72,6 +72,18 @@ class LoaderSuite(PluginSuite):
         bundle = self.load(tmp_path, quantization=quantization)
         assert bundle.model is swapped
         assert bundle.quantization is quantization
+
+    def test_a_change_of_the_config_is_made_or_refused(self, tmp_path: Path) -> None:
+        """A loader that goes on without one would load another model than the plan says."""
+
+        def widen(config: Any) -> None:
+            config.get_text_config().max_position_embeddings = 4321
+
+        try:
+            bundle = self.load(tmp_path, configure=(widen,))
+        except TunekitError:
+            return
+        assert bundle.model.config.get_text_config().max_position_embeddings == 4321
 
     def test_a_model_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         """The message says what was looked for."""

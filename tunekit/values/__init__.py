@@ -36,7 +36,7 @@ from .plan import (
 )
 from .processes import Launch, Processes
 from .sample import Sample
-from .tokens import Item, Prepared, TokenSequence
+from .tokens import Inputs, Item, Prepared, TokenSequence
 from .trained import trained_parts
 from .training import MEASURED, Artefact, Calls, Context, Event, EventKind, OptimizerSettings, StageContext, StageResult
 
@@ -68,6 +68,7 @@ __all__ = [
     "Exported",
     "GenerationSettings",
     "Image",
+    "Inputs",
     "Item",
     "Kind",
     "Launch",

@@ -62,6 +62,8 @@ class Quantization:
 class LoadRequest:
     """What to load and how. `arguments` are extra keyword arguments for the loader, gathered by `tunekit_before_load`.
 
+    `configure` are changes of the model's config, which the loader makes in place, one after the other, once it has
+    read the config and before it makes the model.
     `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights. `tokenizer` is the one loaded and
     patched before, which goes into the bundle. `data` prepares what the first stage learns from, for who has to see
     some of it before the model can be loaded; None where the plan has no stage.
@@ -74,6 +76,11 @@ class LoadRequest:
     purpose: Literal["train", "infer"] = "train"
     tokenizer: Any = None
     data: Callable[[], Prepared] | None = None
+    configure: tuple[Callable[[Any], None], ...] = ()
+
+    def configured(self, change: Callable[[Any], None]) -> LoadRequest:
+        """Return a copy with one more change of the model's config."""
+        return replace(self, configure=(*self.configure, change))
 
     def with_arguments(self, **arguments: Any) -> LoadRequest:
         """Return a copy with these loader arguments added; a clash with another value is the caller's mistake."""

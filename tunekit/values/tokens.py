@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from .account import Account
+
+
+class Inputs(Protocol):
+    """What a model is given of a sequence besides its tokens, such as the pixels of its images."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what is given."""
+        ...
+
+    def laid(self, others: Sequence[Inputs], input_ids: Any) -> Mapping[str, Any]:
+        """The further arguments of the model for a batch with `input_ids` [batch seq].
+
+        `others` are the inputs of all its sequences that have any, in their order, this one among them.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +31,7 @@ class TokenSequence:
 
     `ids` and `weights` have one entry per token: lists, tuples or arrays of numbers. `weights[i]` is the loss weight of
     token i as a target, 0 where it is only context; the first token is never a target. `cut` counts the tokens that a
-    length limit took away. `row` and `where` lead back to the row of the data.
+    length limit took away. `row` and `where` lead back to the row of the data. `inputs` is what else it is given.
     """
 
     ids: Sequence[int]
@@ -23,6 +39,7 @@ class TokenSequence:
     row: int
     where: str
     cut: int = 0
+    inputs: Inputs | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -433,10 +433,17 @@ def test_a_template_that_rewrites_an_answer_beyond_recognition_is_refused_not_gu
 
 
 def test_a_template_that_leaves_an_answer_out_is_refused(bytes_tokenizer: Any) -> None:
-    parts = "{% for m in messages %}{% for p in m['content'] if p is mapping %}{{ p['text'] }}{% endfor %}|{% endfor %}"
+    roles = "{% for m in messages %}{{ m['role'] }}|{% endfor %}"
     assert "leaves out what a message of role user says; message 1" in _fault(
-        TWO, with_template(bytes_tokenizer, parts)
+        TWO, with_template(bytes_tokenizer, roles)
     )
+
+
+def test_a_template_that_takes_contents_in_parts_is_given_them(bytes_tokenizer: Any) -> None:
+    parts = "{% for m in messages %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}<|eot_id|>{% endfor %}"
+    tokenizer = with_template(bytes_tokenizer, parts)
+    turns = [{"role": turn.role, "content": [{"type": "text", "text": turn.content}]} for turn in TWO.messages]
+    assert list(sequence(TWO, tokenizer).ids) == tokenizer.apply_chat_template(turns, return_dict=False)
 
 
 def test_a_template_that_swallows_the_system_message_is_an_error_unless_it_weighs_nothing(bytes_tokenizer: Any) -> None:

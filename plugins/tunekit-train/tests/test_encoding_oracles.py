@@ -43,14 +43,25 @@ MODELS = [name for name in _templates(".jinja") if not name.endswith("_training.
 PLAIN = talk(
     ("user", "What is 2 + 2?"), ("assistant", "It is 4."), ("user", "And é🎉?"), ("assistant", "A party.\n\nYes.")
 )
-LISTS = {"idefics3_training.jinja", "llava_next_training.jinja", "smolvlm_training.jinja"}
-"""Templates of models that see: their contents are lists of parts."""
+LISTS = {"idefics3", "llava_next", "smolvlm"}
+"""Models that see: the contents that their templates take are lists of parts."""
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in LISTS])
+ENDLESS = {"idefics3_training.jinja", "smolvlm_training.jinja"}
+"""These end a turn with <end_of_utterance>, which is no token of the tokenizers here."""
+
+
+def turns_for(name: str) -> list[dict[str, Any]]:
+    """The plain conversation as this template takes it."""
+    if name.partition(".")[0].removesuffix("_training") not in LISTS:
+        return list(dicts(PLAIN.messages))
+    return [{"role": turn.role, "content": [{"type": "text", "text": turn.content}]} for turn in PLAIN.messages]
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ENDLESS])
 def test_masks_are_those_that_transformers_finds_by_generation_marks(name: str) -> None:
     tokenizer = _tokenizer(_read(name))
-    expected = tokenizer.apply_chat_template(dicts(PLAIN.messages), return_assistant_tokens_mask=True)
+    expected = tokenizer.apply_chat_template(turns_for(name), return_assistant_tokens_mask=True)
     found = sequence(PLAIN, tokenizer)
     assert list(found.ids) == expected["input_ids"]
     assert [int(weight) for weight in found.weights] == expected["assistant_masks"]
@@ -68,7 +79,7 @@ def test_ids_are_those_of_apply_chat_template_for_every_published_template(name:
         )
         return
     found = items[0].sequences[0]
-    assert list(found.ids) == tokenizer.apply_chat_template(dicts(PLAIN.messages))["input_ids"]
+    assert list(found.ids) == tokenizer.apply_chat_template(turns_for(name))["input_ids"]
     text = tokenizer.decode([int(token) for token, weight in zip(found.ids, found.weights, strict=True) if weight])
     assert "It is 4." in text
     assert "A party." in text
@@ -81,7 +92,7 @@ INJECTED = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in LISTS])
+@pytest.mark.parametrize("name", [name for name in TRAINING if name not in ENDLESS])
 def test_markers_in_a_message_make_no_second_trained_region_in_any_template(name: str) -> None:
     tokenizer = _tokenizer(_read(name))
     mentions = INJECTED + "".join(control_tokens(_read(name)))

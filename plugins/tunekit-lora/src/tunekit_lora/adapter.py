@@ -43,6 +43,7 @@ def peft_config(config: LoraConfig, model: Any, calls: Calls, tokenizer: Any = N
             modules_to_save=saves or None,
             ensure_weight_tying=tied,
         ),
+        model=model,
     )
 
 

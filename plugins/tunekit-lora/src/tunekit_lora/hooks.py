@@ -13,10 +13,10 @@ class LoraHooks:
     """The hooks of `tunekit-lora`."""
 
     @hookspec("chain")
-    def tunekit_lora_config(self, config: Any) -> Any:
+    def tunekit_lora_config(self, config: Any, model: Any) -> Any:
         """Change the PEFT configuration that the adapter is made from.
 
-        Kind: chain over `config`, a `peft.LoraConfig`.
+        Kind: chain over `config`, a `peft.LoraConfig`; `model` is what it is for, for the estimate without values.
         When: before a fresh adapter is attached, and for the estimate; not when a saved adapter is loaded, which brings
             its own configuration.
         Changes: nothing; return a changed copy (`dataclasses.replace(config, ...)`).

@@ -15,6 +15,8 @@ from .patterns import pattern_problems, rank_of
 
 _SIZES = (("out_features", "in_features"), ("nf", "nx"))
 _TABLE = ("num_embeddings", "embedding_dim")
+FROZEN = "tunekit_frozen"
+"""What a patch gives to modules that stay as they are whatever an adapter's targets say, such as a vision tower's."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ def _is_stack(module: Any, count: int) -> bool:
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
     """Name every linear layer with its size (out, in), whatever its weights are stored as.
 
-    By attributes rather than by class: quantised layers of most libraries are no subclass of `torch.nn.Linear`.
+    By attributes rather than by class: quantised layers of most libraries are no subclass of `torch.nn.Linear`. A layer
+    that a patch has marked as frozen is none to choose.
     """
-    found = ((name, _size(module, pair)) for name, module in own_modules(model) for pair in _SIZES)
+    layers = [(name, module) for name, module in own_modules(model) if not getattr(module, FROZEN, False)]
+    found = ((name, _size(module, pair)) for name, module in layers for pair in _SIZES)
     return {name: size for name, size in found if size and name}
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ def wrap(bundle: ModelBundle, settings: Any) -> Any:
             activate_(model, bundle.adapter_name)
         else:
             model = peft.get_peft_model(bundle.model, settings, adapter_name=peft_name(bundle.adapter_name))
+            save_alone_(model)
     cast_trainable_(model, bundle.precision.trainable)
     return model
+
+
+def save_alone_(model: Any) -> None:
+    """Have this model save its adapter and nothing of the base.
+
+    PEFT would add both embeddings to the result and to every checkpoint, wherever these have grown or get an update.
+    """
+    model.save_pretrained = partial(type(model).save_pretrained, model, save_embedding_layers=False)
 
 
 def write(model: Any, folder: Path) -> None:
@@ -57,6 +67,7 @@ def open_saved(bundle: ModelBundle) -> Any:
             activate_(model, bundle.adapter_name)
         else:
             model = peft.PeftModel.from_pretrained(bundle.model, folder, adapter_name=name, is_trainable=True)
+            save_alone_(model)
     cast_trainable_(model, bundle.precision.trainable)
     # Once more in the dtype it was trained in: PEFT loads modules_to_save in that of the base, which may hold less.
     weights = peft.utils.load_peft_weights(folder, device="cpu")

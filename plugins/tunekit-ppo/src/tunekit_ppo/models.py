@@ -81,7 +81,11 @@ class ModelReward(Rewarder):
 
         precision = bundle.precision
         kind: Any = AutoModelForCausalLM if (folder / HEAD).is_file() else AutoModelForSequenceClassification
-        model = kind.from_pretrained(str(folder), dtype=getattr(torch, precision.weights))
+        dtype = getattr(torch, precision.weights)
+        model, info = kind.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
+        if info["missing_keys"]:
+            what = f"the weights of {folder} lack {', '.join(sorted(info['missing_keys']))}, which would be random"
+            raise TunekitError(what, "name a trained reward model")
         self.model = model.to(precision.device).eval().requires_grad_(False)
         self.precision: Precision = precision
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -101,8 +105,10 @@ class ModelReward(Rewarder):
             return in_parts(items, self._run)
 
     def _run(self, items: Sequence[Item]) -> list[float]:
-        padding = self.tokenizer.pad_token_id
-        strategy = Strategy("padded", "a few answers", 0 if padding is None else padding)
+        # A classifier values the last token that is not the padding of its config.
+        known = (self.model.config.pad_token_id, self.tokenizer.pad_token_id, 0)
+        padding = next(token for token in known if token is not None)
+        strategy = Strategy("padded", "a few answers", padding)
         if self.head is not None:
             with prepared(self.model, strategy, self.precision.autocast):
                 return run_head(self.model, items, strategy, self.head)

@@ -37,6 +37,7 @@ class ChatTemplate(Plugin[ChatTemplateConfig]):
 
     provides = frozenset({"chat.template"})
     conflicts = frozenset({"chat.template"})
+    after = frozenset({"vocabulary"})  # it may bring the tokens that the template writes
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tunekit.errors import PlanError
+from tunekit.errors import PlanError, Problem
 from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, StagePlan
 
 from .budget import Sizes, fill
@@ -40,6 +40,7 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     if prepared is None or not (items := list(prepared)):
         return estimate
     _refuse_packing(config, stage, estimate.skeleton)
+    _refuse_unknown_tokens(items, stage, estimate.skeleton)
     padded = _is_padded(config, estimate.skeleton)
     rows, seed = request.rows.get(stage.index), request.plan.recipe.seed
     sample = Sample(items, config, rows, seed, prepared.account.rows, padded)
@@ -88,6 +89,18 @@ def _refuse_packing(config: TrainConfig, stage: StagePlan, skeleton: Any) -> Non
     packing = config.batch.packing
     if packing != "none" and skeleton is not None and (obstacle := segments_obstacle(skeleton)):
         raise PlanError([unpacked(f"{stage.key}.batch.packing", packing, obstacle)])
+
+
+def _refuse_unknown_tokens(items: Sequence[Item], stage: StagePlan, skeleton: Any) -> None:
+    """Raise PlanError where the data holds tokens for which the model has no row."""
+    if skeleton is None:
+        return
+    rows = skeleton.get_input_embeddings().weight.shape[0]
+    largest = max(int(np.max(sequence.ids)) for item in items for sequence in item.sequences if len(sequence.ids))
+    if largest >= rows:
+        what = f"holds token {largest}, and the embedding of the model has {rows} rows"
+        remedy = "add `vocabulary: {}` to use, which gives every token of the tokenizer a row"
+        raise PlanError([Problem(f"{stage.key}.data", what, remedy)])
 
 
 @dataclass(frozen=True)

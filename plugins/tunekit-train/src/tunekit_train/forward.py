@@ -111,17 +111,30 @@ def prepared(model: Any, strategy: Strategy, autocast: bool) -> Iterator[None]:
     """Make this model instance ready for the strategy, and put everything back afterwards."""
     base = base_model(model)
     with ExitStack() as stack:
-        stack.callback(setattr, base.config, "use_cache", base.config.use_cache)
+        for config in {id(each): each for each in (base.config, base.config.get_text_config())}.values():
+            if hasattr(config, "use_cache"):
+                stack.callback(setattr, config, "use_cache", config.use_cache)
         if strategy.name == "segments":
             from . import segments
 
             stack.enter_context(segments.switched(base, segments.NAME))
         if autocast and model is not base:
-            from peft.helpers import disable_input_dtype_casting
-
             # Autocast casts the adapter's fp32 weights down; without this every input is first cast up to them.
-            stack.enter_context(disable_input_dtype_casting(model))
+            stack.enter_context(_inputs_as_they_are(model))
         yield
+
+
+@contextmanager
+def _inputs_as_they_are(model: Any) -> Iterator[None]:
+    """Have no adapter layer cast its inputs: PEFT's own switch fails for those of single rows, which cast nothing."""
+    casting = [module for module in model.modules() if getattr(module, "cast_input_dtype_enabled", False)]
+    for module in casting:
+        module.cast_input_dtype_enabled = False
+    try:
+        yield
+    finally:
+        for module in casting:
+            module.cast_input_dtype_enabled = True
 
 
 class Forward:
@@ -219,7 +232,7 @@ class Forward:
     def _arguments(self) -> dict[str, Any]:
         layout = self.layout
         if layout.attention_mask is not None:
-            return {"input_ids": layout.input_ids, "attention_mask": layout.attention_mask}
+            return {"input_ids": layout.input_ids, "attention_mask": layout.attention_mask, **layout.inputs}
         return {
             "input_ids": layout.input_ids,
             "position_ids": layout.position_ids,

@@ -16,7 +16,10 @@ def find_layers(model: Any) -> nn.ModuleList | None:
     """The stack with as many layers as the config says, or None where there is none."""
     base = base_model(model)
     count = base.config.get_text_config().num_hidden_layers
-    stacks = (module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else None  # a vision tower may have as many layers
+    stacks = (
+        module for module in (decoder or base).modules() if isinstance(module, nn.ModuleList) and len(module) == count
+    )
     return next(stacks, None)
 
 

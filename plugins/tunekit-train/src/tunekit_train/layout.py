@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as List
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Layout:
     The rest is [supervised], in the order of the sequences: `positions` (flat in batch x seq) whose logits predict a
     supervised token, that token in `targets`, its loss weight in `weights`, and in `owners` the index of its sequence.
     Sequences that share a prompt may share positions. `ends` [sequences] is where each sequence has its last token.
+    `inputs` are further arguments of the model, which padded sequences alone may have.
     """
 
     input_ids: Tensor
@@ -39,13 +41,15 @@ class Layout:
     attention_mask: Tensor | None = None
     lengths: tuple[int, ...] = ()
     key_lengths: tuple[int, ...] = ()
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Layout:
         """Return the layout on another device."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return replace(self, **moved, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,15 @@ def lay_padded(sequences: List[TokenSequence], padding_id: int) -> Layout:
         mask[row, : len(sequence.ids)] = 1
     places = [_Place(0, 0, row * longest) for row in range(len(sequences))]
     positions = torch.arange(longest).expand(len(sequences), -1)
-    return Layout(ids, positions, **_supervision(sequences, places), attention_mask=mask)
+    return Layout(
+        ids, positions, **_supervision(sequences, places), attention_mask=mask, inputs=_inputs(sequences, ids)
+    )
+
+
+def _inputs(sequences: List[TokenSequence], ids: Tensor) -> Mapping[str, Tensor]:
+    """What the model is given of padded sequences besides their tokens."""
+    given = [sequence.inputs for sequence in sequences if sequence.inputs is not None]
+    return given[0].laid(given, ids) if given else {}
 
 
 def _lay(groups: List[tuple[int, tuple[TokenSequence, ...]]]) -> Layout:
@@ -128,6 +140,7 @@ def _lay(groups: List[tuple[int, tuple[TokenSequence, ...]]]) -> Layout:
         return start - len(part)
 
     for shared, group in groups:
+        assert all(sequence.inputs is None for sequence in group), "what has images is padded"
         prefix = add(group[0].ids[:shared], 0) if shared else 0
         places.extend(_Place(prefix, shared, add(sequence.ids[shared:], shared)) for sequence in group)
     sequences = [sequence for _, group in groups for sequence in group]

@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tunekit.data import cache_folder, code_fingerprint
 from tunekit.errors import DataError, PlanError, Problem
-from tunekit.values import Example, Examples, Kind, Prepared, StageContext, ToolFormat
+from tunekit.values import Example, Examples, Item, Kind, Prepared, StageContext, ToolFormat
 
 from .cache import DataCache
 from .items import IndexedItems, Items
@@ -32,8 +34,8 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
     A sample, which has no fingerprint, is encoded in memory.
     """
     fit = Fitting(kinds, context.name)
-    if not data.fingerprint:
-        return Items(encoder.encode_all(fit(data), data.account), data.account, data.mixing)
+    if not data.fingerprint or getattr(encoder, "reads_images", False):
+        return _in_memory(encoder.encode_all(fit(data), data.account), data)
     if data.mixing.streaming:
         return StreamedItems(data, encoder, fit, context.seed, cache_key(data.fingerprint, encoder.fingerprint, kinds))
     cache = DataCache(cache_folder("data"))
@@ -42,6 +44,18 @@ def prepare_with(encoder: ItemEncoder, data: Examples, kinds: frozenset[Kind], c
     if found is not None:
         return found
     return cache.make(key, encoder.encode_all(fit(data), data.account), data.account, data.mixing)
+
+
+def _in_memory(items: Iterable[Item], data: Examples) -> Items:
+    """Items that are not kept for the next run: a sample, or those with images, which are kept where they lie."""
+    found = Items(items, data.account, data.mixing)
+    if data.fingerprint:
+        digest = hashlib.sha256(data.fingerprint.encode())
+        for sequence in (each for item in found for each in item.sequences):
+            digest.update(np.asarray(sequence.ids, dtype=np.int32).tobytes())
+            digest.update((sequence.inputs.fingerprint if sequence.inputs is not None else "").encode())
+        found.fingerprint = digest.hexdigest()
+    return found
 
 
 def with_margins(prepared: Prepared, weight: float, key: str) -> Prepared:

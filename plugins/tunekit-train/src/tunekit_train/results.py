@@ -10,6 +10,7 @@ from typing import Any
 
 from tunekit.values import Artefact, ModelBundle, StageResult, trained_parts
 
+from .encoding.pictures import image_reader
 from .forward import base_model
 from .heads import head_of, saved_head, without_head
 from .items import IndexedItems
@@ -54,6 +55,8 @@ def _save_whole(bundle: ModelBundle, final: Path) -> None:
     if head is not None:
         head.save(partial)
     bundle.tokenizer.save_pretrained(str(partial))
+    if (reader := image_reader(bundle.tokenizer)) is not None:
+        reader.save(partial)
     partial.rename(final)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
@@ -42,10 +42,27 @@ class TransformersConfig(PluginConfig):
     attention: Literal["auto", "sdpa", "eager"] = Field(
         "auto", description="attention implementation; auto: what transformers chooses for the model"
     )
+    update: bool = Field(
+        False,
+        description="ask the hub for a newer version of a model that is here whole; else the network is left alone",
+    )
+    device_map: Literal["one", "auto", "balanced", "sequential"] = Field(
+        "one",
+        description="one device for the whole model, or how accelerate spreads it over all of them, to answer with",
+    )
+    max_memory: Mapping[int | str, str] = Field(
+        {}, description="how much each device may hold when the model is spread, such as {0: 20GiB, cpu: 60GiB}"
+    )
     cache: Path | None = Field(
         None, description="folder for converted GGUF models; none: the user's cache folder for tunekit"
     )
     batch: int = Field(32, ge=1, le=1024, description="prompts that are answered together, at most")
+
+    @model_validator(mode="after")
+    def _go_together(self) -> TransformersConfig:
+        if self.max_memory and self.device_map == "one":
+            raise ValueError("max_memory acts only where device_map spreads the model; name one that does")
+        return self
 
 
 class Transformers(Plugin[TransformersConfig]):
@@ -58,7 +75,7 @@ class Transformers(Plugin[TransformersConfig]):
         """Find out without torch or network whether the model can be loaded at all."""
         from .sources import problems
 
-        return problems(str(plan.recipe.model), self._options())
+        return [*problems(str(plan.recipe.model), self._options()), *self._spread(plan)]
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -91,6 +108,19 @@ class Transformers(Plugin[TransformersConfig]):
 
         return open_backend(bundle, self._options(), self.config.batch)
 
+    def _spread(self, plan: Plan) -> Iterable[Problem]:
+        """Training computes on one device: what is spread is for answers."""
+        if self.config.device_map != "one" and plan.stages:
+            what = f"is {self.config.device_map}, and training computes on one device"
+            yield Problem(
+                "use.transformers.device_map",
+                what,
+                "leave it out, or train in several processes: `ddp`, `fsdp2`, `zero`",
+            )
+        if self.config.device_map != "one" and plan.precision.device == "cpu":
+            what = f"is {self.config.device_map}, and the model is to be on the CPU, which is one device"
+            yield Problem("use.transformers.device_map", what, "leave it out")
+
     def _options(self) -> LoadOptions:
         from .options import LoadOptions
 
@@ -100,5 +130,8 @@ class Transformers(Plugin[TransformersConfig]):
             trust_remote_code=config.trust_remote_code,
             allow_pickle=config.allow_pickle,
             attention=config.attention,
+            update=config.update,
+            device_map=config.device_map,
+            max_memory=config.max_memory,
             cache=config.cache,
         )

@@ -18,7 +18,7 @@ from tunekit.values import Answer, GenerationSettings, ModelBundle, Prompt, Text
 from .answering import Follow, Row
 from .loading import load_tokenizer
 from .options import LoadOptions
-from .prompts import encode_prompt, end_tokens, special_stops
+from .prompts import context_length, encode_prompt, end_tokens, special_stops
 from .quiet import quiet
 from .sampling import Choose
 from .scoring import score_texts
@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
 def open_backend(bundle: ModelBundle, options: LoadOptions, batch: int) -> TransformersBackend:
     """Make a backend; a tokenizer saved with the adapter is used, and with it the chat template it was trained on."""
+    return TransformersBackend(with_saved_tokenizer(bundle, options), batch)
+
+
+def with_saved_tokenizer(bundle: ModelBundle, options: LoadOptions) -> ModelBundle:
+    """The bundle with the tokenizer that was saved with its adapter, where there is one."""
     folder = bundle.saved_adapter
-    if folder is not None and (folder / "tokenizer_config.json").is_file():
-        own = replace(options, revision=None)
-        bundle = replace(bundle, tokenizer=load_tokenizer(str(folder), own, lambda message: None))
-    return TransformersBackend(bundle, batch)
+    if folder is None or not (folder / "tokenizer_config.json").is_file():
+        return bundle
+    own = replace(options, revision=None)
+    return replace(bundle, tokenizer=load_tokenizer(str(folder), own, lambda message: None))
 
 
 class TransformersBackend:
@@ -50,19 +55,28 @@ class TransformersBackend:
 
     def generate(self, prompts: Sequence[Prompt], settings: GenerationSettings) -> list[Answer]:
         """Answer all prompts, those of similar length together; answers come in the order of the prompts."""
-        encoded = [encode_prompt(prompt, self.bundle) for prompt in prompts]
+        encoded = [self.encode(prompt) for prompt in prompts]
         rows = [self._row(ids, settings) for ids in encoded]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
-            self._run([encoded[index] for index in chosen], [rows[index] for index in chosen], chosen, settings)
+            asked, grown = [prompts[index] for index in chosen], [rows[index] for index in chosen]
+            self._run(asked, [encoded[index] for index in chosen], grown, chosen, settings)
         return [row.answer() for row in rows]
 
     def stream(self, prompt: Prompt, settings: GenerationSettings) -> Iterator[str]:
         """Answer piece by piece, without ever splitting a character or showing the beginning of a stop string."""
-        ids = encode_prompt(prompt, self.bundle)
+        ids = self.encode(prompt)
         row = self._row(ids, settings)
-        return _stream(row, lambda watch: self._run([ids], [row], [0], settings, watch))
+        return _stream(row, lambda watch: self._run([prompt], [ids], [row], [0], settings, watch))
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt, at least one."""
+        return encode_prompt(prompt, self.bundle)
+
+    def inputs(self, prompts: Sequence[Prompt], ids: Tensor) -> dict[str, Any]:
+        """What the model is given besides the tokens of these prompts, `ids` [batch seq]: nothing, for text."""
+        return {}
 
     def score(self, texts: Sequence[str]) -> list[TextScore]:
         """Log-likelihood of each text in nats, summed in float64."""
@@ -70,7 +84,7 @@ class TransformersBackend:
             return score_texts(self.bundle, texts, self.batch)
 
     def _row(self, ids: Sequence[int], settings: GenerationSettings) -> Row:
-        context = _context_length(self.model)
+        context = context_length(self.model)
         room = settings.max_new_tokens if context is None else min(settings.max_new_tokens, context - len(ids))
         if settings.max_new_tokens > 0 and room <= 0:
             message = f"a prompt has {len(ids)} tokens, and {self.bundle.source} reads {context} with the answer"
@@ -80,6 +94,7 @@ class TransformersBackend:
 
     def _run(
         self,
+        prompts: Sequence[Prompt],
         encoded: Sequence[Sequence[int]],
         rows: Sequence[Row],
         numbers: list[int],
@@ -95,6 +110,7 @@ class TransformersBackend:
             self.model.generate(
                 input_ids=ids,
                 attention_mask=real.long(),
+                **self.inputs(prompts, ids),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([Choose(settings, numbers, real)]),
                 stopping_criteria=StoppingCriteriaList([Follow(rows, watch)]),
@@ -178,9 +194,3 @@ def _pad_left(encoded: Sequence[Sequence[int]], pad: int, device: torch.device) 
 def _device(model: Any) -> torch.device:
     device: torch.device = next(model.parameters()).device
     return device
-
-
-def _context_length(model: Any) -> int | None:
-    """How many tokens the model reads, None where its config sets no limit."""
-    limit: int | None = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return limit

@@ -9,7 +9,7 @@ from typing import Any
 from tunekit.values import BYTES, Estimate, EstimateRequest
 
 from .conversion import converted_folder, is_complete, read_gguf
-from .loading import explain, hub_arguments, require_loadable
+from .loading import auto_class, explain, explain_class, load_config, require_loadable
 from .options import LoadOptions
 from .quiet import quiet
 from .sources import conversion_seconds, find_source
@@ -36,14 +36,14 @@ def extend(request: EstimateRequest, estimate: Estimate, options: LoadOptions) -
 def build_skeleton(config: Any, dtype: str, options: LoadOptions) -> Any:
     """Build the model on the meta device: every shape, no value."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    auto: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"):
         try:
-            return auto.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code)
+            return auto_class(options).from_config(
+                config, dtype=getattr(torch, dtype), trust_remote_code=options.trust_remote_code
+            )
         except ValueError as error:
-            raise explain(config.name_or_path, "model", error) from error
+            raise explain_class(config, options, error) or explain(config.name_or_path, "model", error) from error
 
 
 def _describe(model: str, options: LoadOptions, note: Any) -> Any:
@@ -51,23 +51,13 @@ def _describe(model: str, options: LoadOptions, note: Any) -> Any:
     source = find_source(model)
     require_loadable(model, options)
     if source.kind != "gguf":
-        return _load_config(source.name if source.kind == "hub" else str(source.location), options)
+        return load_config(source.name if source.kind == "hub" else str(source.location), options)
     folder = converted_folder(source.location, options.cache_folder)
     if is_complete(folder):
-        return _load_config(str(folder), options)
+        return load_config(str(folder), options)
     seconds = conversion_seconds(source.location.stat().st_size)
     note(f"{model} is not converted yet: the first run takes about {seconds} s for it, once")
     return read_gguf(source.location)[0]
-
-
-def _load_config(place: str, options: LoadOptions) -> Any:
-    from transformers import AutoConfig
-
-    with quiet():
-        try:
-            return AutoConfig.from_pretrained(place, **hub_arguments(options))
-        except (OSError, ValueError) as error:
-            raise explain(place, "config", error) from error
 
 
 def _has_adapter(request: EstimateRequest) -> bool:

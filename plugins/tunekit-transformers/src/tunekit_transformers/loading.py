@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
+from tunekit.errors import ModelNotFoundError, PlanError, Problem, TunekitError
 from tunekit.values import Event, LoadRequest, ModelBundle
 
 from .conversion import convert, converted_folder, is_complete, read_gguf
 from .options import LoadOptions
 from .quiet import quiet
-from .sources import ModelSource, find_source, problems
+from .sources import ModelSource, find_source, problems, whole_in_hub_cache
 
 Tell = Callable[[str], None]
+LOADERS_OWN = frozenset({"dtype", "quantization_config", "attn_implementation"})
+"""Arguments of `from_pretrained` that a config has as well, and that stay arguments beside one."""
 
 
 def load(request: LoadRequest, options: LoadOptions, emit: Callable[[Event], None]) -> ModelBundle:
@@ -65,9 +67,14 @@ def load_tokenizer(place: str, options: LoadOptions, tell: Tell) -> Any:
 
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **hub_arguments(options))
+            tokenizer = AutoTokenizer.from_pretrained(place, **hub_arguments(place, options))
         except (OSError, ValueError) as error:
             raise explain(place, "tokenizer", error) from error
+    return with_padding(tokenizer, place, tell)
+
+
+def with_padding(tokenizer: Any, place: str, tell: Tell) -> Any:
+    """The tokenizer, which pads with its end token where it has no other, and that is told."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             message = f"the tokenizer of {place} has neither a padding nor an end token"
@@ -77,33 +84,62 @@ def load_tokenizer(place: str, options: LoadOptions, tell: Tell) -> Any:
     return tokenizer
 
 
-def hub_arguments(options: LoadOptions) -> dict[str, Any]:
-    """The arguments that config, tokenizer and model are all loaded with."""
-    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+def hub_arguments(place: str, options: LoadOptions) -> dict[str, Any]:
+    """The arguments that config, tokenizer and model are all loaded with; what is here whole is not asked for again."""
+    here = not options.update and whole_in_hub_cache(place, options.revision)
+    return {
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+        **({"local_files_only": True} if here else {}),
+    }
+
+
+def load_config(place: str, options: LoadOptions) -> Any:
+    """Read the config of a model."""
+    from transformers import AutoConfig
+
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(place, **hub_arguments(place, options))
+        except (OSError, ValueError) as error:
+            raise explain(place, "config", error) from error
+
+
+def auto_class(options: LoadOptions) -> Any:
+    """The class that makes models of the kind that is asked for."""
+    import transformers
+
+    return getattr(transformers, options.auto_class)
 
 
 def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    arguments, auto = _model_arguments(request, options), cast(Any, AutoModelForCausalLM)
+    arguments = _model_arguments(place, request, options)
+    if request.configure:
+        arguments = _configured(load_config(place, options), request, arguments)
     with quiet():
         try:
-            model, info = auto.from_pretrained(place, output_loading_info=True, **arguments)
+            model, info = auto_class(options).from_pretrained(place, output_loading_info=True, **arguments)
         except (OSError, ValueError) as error:
-            raise explain(place, "model", error) from error
+            raise explain_class(load_config(place, options), options, error) or explain(
+                place, "model", error
+            ) from error
     _refuse_missing_weights(place, info)
     if request.quantization is not None and request.quantization.after_load is not None:
         model = request.quantization.after_load(model)
     return model.eval()
 
 
-def _model_arguments(request: LoadRequest, options: LoadOptions) -> dict[str, Any]:
+def _model_arguments(place: str, request: LoadRequest, options: LoadOptions) -> dict[str, Any]:
     """Merge ours, the quantiser's and those of `tunekit_before_load`; later ones win, but never over an option."""
     import torch
 
-    arguments: dict[str, Any] = {"dtype": getattr(torch, request.precision.weights), **hub_arguments(options)}
+    dtype = getattr(torch, request.precision.weights)
+    arguments: dict[str, Any] = {"dtype": dtype, **hub_arguments(place, options)}
     arguments["use_safetensors"] = None if options.allow_pickle else True
-    if request.precision.device != "cpu":
+    if options.device_map != "one":
+        arguments["device_map"] = options.device_map
+        arguments["max_memory"] = dict(options.max_memory) or None
+    elif request.precision.device != "cpu":
         arguments["device_map"] = {"": request.precision.device}
     if request.quantization is not None:
         arguments.update(request.quantization.arguments)
@@ -118,6 +154,16 @@ def _model_arguments(request: LoadRequest, options: LoadOptions) -> dict[str, An
     return arguments
 
 
+def _configured(config: Any, request: LoadRequest, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the config as plugins have changed it: a model that is given one takes no overrides of it."""
+    overrides = [name for name in request.arguments if name not in LOADERS_OWN and hasattr(config, name)]
+    for name in overrides:
+        setattr(config, name, request.arguments[name])
+    for change in request.configure:
+        change(config)
+    return {"config": config, **{name: value for name, value in arguments.items() if name not in overrides}}
+
+
 def _refuse_missing_weights(place: str, info: dict[str, Any]) -> None:
     missing = sorted(info["missing_keys"])
     if missing:
@@ -126,6 +172,22 @@ def _refuse_missing_weights(place: str, info: dict[str, Any]) -> None:
             f"the weights of {place} lack {names}, which would be random",
             "use a complete checkpoint of a causal language model",
         )
+
+
+def explain_class(config: Any, options: LoadOptions, error: Exception) -> TunekitError | None:
+    """The error for a model of the other kind: it reads images where text is asked for, or the other way round."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if "Unrecognized configuration class" not in str(error):
+        return None
+    place = config.name_or_path
+    if options.auto_class != LoadOptions().auto_class:
+        remedy = "take `vision` out of use, or name a model that does"
+        return PlanError([Problem("model", f"{place} reads no images", remedy)])
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        remedy = "add `vision: {}` to use, which loads such models"
+        return PlanError([Problem("model", f"{place} reads images besides text", remedy)])
+    return None
 
 
 def explain(place: str, what: str, error: Exception) -> TunekitError:

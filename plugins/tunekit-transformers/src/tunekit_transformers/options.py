@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What `TransformersConfig` says about loading; see there for the meaning of each."""
+    """What `TransformersConfig` says about loading; see there for the meaning of each.
+
+    `auto_class` is the class of transformers that makes the model.
+    """
 
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
     attention: str = "auto"
     cache: Path | None = None
+    update: bool = False
+    device_map: str = "one"
+    max_memory: Mapping[int | str, str] = field(default_factory=dict)
+    auto_class: str = "AutoModelForCausalLM"
 
     @property
     def cache_folder(self) -> Path:

@@ -40,6 +40,8 @@ def encode_conversation(messages: Sequence[Message], bundle: ModelBundle) -> lis
         end = "is empty" if not messages else "ends with the assistant's own turn"
         raise TunekitError(f"a conversation {end}, so there is nothing to answer", "end it with a user turn")
     turns = [{"role": message.role, "content": message.content} for message in messages]
+    if any(message.images for message in messages):
+        raise TunekitError(f"a conversation has images, and {bundle.source} reads text alone", "leave them out")
     try:
         ids = tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
@@ -56,6 +58,20 @@ def end_tokens(bundle: ModelBundle) -> frozenset[int]:
     named: Any = getattr(config, "eos_token_id", None)
     ids = named if isinstance(named, (list, tuple)) else [named]
     return frozenset(int(token) for token in [*ids, bundle.tokenizer.eos_token_id] if token is not None)
+
+
+def context_length(model: Any) -> int | None:
+    """How many tokens the model reads, None where its config sets no limit.
+
+    Dynamically scaled positions reach `factor` times as far as `max_position_embeddings` says.
+    """
+    text = model.config.get_text_config(decoder=True)
+    limit: int | None = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    rope = rope.get("full_attention") or rope
+    if limit is not None and rope.get("rope_type") == "dynamic":
+        return int(limit * rope["factor"])
+    return limit
 
 
 def special_stops(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:

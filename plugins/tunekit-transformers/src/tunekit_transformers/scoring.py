@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from tunekit.errors import TunekitError
 from tunekit.values import ModelBundle, TextScore
 
+from .prompts import context_length
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,7 +24,7 @@ def score_texts(bundle: ModelBundle, texts: Sequence[str], batch: int) -> list[T
     """Score texts; the first token of each is given. Raises TunekitError for a text longer than the model reads."""
     encoded = [list(bundle.tokenizer(text, add_special_tokens=True)["input_ids"]) for text in texts]
     config = bundle.model.config.get_text_config(decoder=True)
-    _refuse_too_long(encoded, getattr(config, "max_position_embeddings", None), bundle.source)
+    _refuse_too_long(encoded, context_length(bundle.model), bundle.source)
     budget = max(1, LOGITS_BYTES // (4 * config.vocab_size))
     scores = [TextScore(0.0, 0)] * len(texts)
     for indices in _batches(encoded, batch, budget):

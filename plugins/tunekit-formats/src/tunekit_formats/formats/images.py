@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,20 +76,32 @@ class Pictures:
 
 
 def source_of(value: Any, folder: str | None, place: str) -> str | bytes:
-    """A path, an address or bytes; also as an object that holds one. Relative paths start at `folder`."""
+    """A path, an address or bytes; also as an object that holds one. Relative paths start at `folder`.
+
+    An image that PIL has opened, as data sets from the hub give it, is written as a file without loss.
+    """
     if isinstance(value, Mapping):
         value = next((value[key] for key in _KEYS if value.get(key) is not None), None)
     if isinstance(value, bytes) and value:
         return value
+    if callable(getattr(value, "convert", None)) and callable(getattr(value, "save", None)):
+        return _bytes_of(value)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if not isinstance(value, str):
         raise Unusable(
             f"an image is {'empty' if value == b'' else kind(value)}, expected a path, an address or bytes",
-            "give what is in the file, not an opened image",
+            "give a path, the bytes of a file, or an image that PIL has opened",
             place,
         )
     address = text(value, "the path of an image", place=place)
     if folder is None or "://" in address or address.startswith("data:"):
         return address
     return os.path.join(folder, address)
+
+
+def _bytes_of(opened: Any) -> bytes:
+    """The pixels of an opened image as a PNG."""
+    file = io.BytesIO()
+    opened.convert("RGB").save(file, format="PNG")
+    return file.getvalue()

@@ -109,9 +109,16 @@ def _fingerprint(rows: Any, start: Callable[[], Iterator[Any]], limit: int | Non
 
 def _encode(row: Any) -> bytes:
     try:
-        return json.dumps(row, default=repr).encode()
+        return json.dumps(row, default=_described).encode()
     except (TypeError, ValueError, RecursionError):  # keys that are no text, or a row that holds itself
         return repr(row).encode("utf-8", "surrogatepass")
+
+
+def _described(value: Any) -> str:
+    """What JSON cannot say; of an opened image its pixels, since its name is another in each process."""
+    if callable(getattr(value, "tobytes", None)) and hasattr(value, "mode"):
+        return f"{value.mode} {value.size} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    return repr(value)
 
 
 def _mark(rows: Any) -> str:

@@ -17,6 +17,7 @@ from . import faults
 from .cutting import blocks
 from .fingerprint import fingerprint
 from .fitting import Fit, Strip
+from .pictures import image_reader
 from .rules import Rules
 from .tokens import Codec, Ids, Tokens
 from .writer import Share, Writer
@@ -43,6 +44,11 @@ class Encoder:
     def fingerprint(self) -> str:
         """Changes with tokenizer, chat template, special tokens, rules, tool format and the versions involved."""
         return fingerprint(self.tokenizer, self.rules, self.tool_format)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether sequences may come with images, which are read again for each batch."""
+        return image_reader(self.tokenizer) is not None
 
     def encode_all(self, examples: Iterable[Example], account: Account) -> Iterator[Item]:
         """The items of examples one after the other, as they are asked for; see `encode`.
@@ -174,4 +180,4 @@ def _note_row(example: Example, fit: Fit | faults.Fault, account: Account) -> No
 def _sequence(strip: Strip, example: Example) -> TokenSequence:
     ids: Any = strip.ids
     weights: Any = strip.weights
-    return TokenSequence(ids, weights, example.row, example.where, strip.cut)
+    return TokenSequence(ids, weights, example.row, example.where, strip.cut, strip.inputs)

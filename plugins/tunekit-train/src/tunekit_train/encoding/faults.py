@@ -118,8 +118,34 @@ def images() -> Fault:
     """Text only here."""
     return Fault(
         "the row has images, and this model reads text alone",
-        "use a model with an image processor, or leave the row out",
+        "name a model that reads images and add `vision: {}` to use, or leave the row out",
     )
+
+
+def unreadable_image(error: Exception) -> Fault:
+    """No image there."""
+    return Fault("an image cannot be read", f"{error}; mend its path or file, or leave the row out")
+
+
+def swallowed_image(given: int, written: int) -> Fault:
+    """The template leaves out an image."""
+    return Fault(
+        "the model's chat template leaves out an image, or repeats one",
+        f"the row has {given} images, and {written} places are written for them; use another template",
+    )
+
+
+def images_too_long(limit: int, length: int) -> Fault:
+    """An image cannot be cut."""
+    return Fault(
+        "the row has images and is longer than the length limit",
+        f"max_length is {limit} and the row has {length} tokens; choose {length}, or `too_long: drop`",
+    )
+
+
+def images_in_pair() -> Fault:
+    """Images are for conversations."""
+    return Fault("the row has images, and pairs of answers are trained on text alone", "train on it with sft")
 
 
 def no_tool_format() -> Fault:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tunekit.values import Inputs
+
 from . import faults
 from .cutting import Indices, Span, end_within, shorten
 from .exchanges import Exchanges
@@ -16,11 +18,12 @@ from .tokens import Ids, Weights
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Tokens with their weights, and how many there were before any cut."""
+    """Tokens with their weights, how many there were before any cut, and what the model is given besides."""
 
     ids: Ids
     weights: Weights
     length: int
+    inputs: Inputs | None = None
 
     @property
     def cut(self) -> int:

@@ -14,6 +14,7 @@ from tunekit.values import Example, Message, ToolFormat
 from . import faults
 from .fences import Fences, fenced
 from .fitting import Fit, Strip
+from .pictures import image_reader
 from .rules import Rules
 from .script import Messages, Script
 from .talks import Talks
@@ -104,7 +105,9 @@ class Prompter:
             raise DataError([faults.no_template()])
         template = Template(self.tokenizer, with_tools)
         fences = Fences(self.tokenizer, template.facts.literals)
-        return template, Talks(self.rules, fences, self.tool_format, template.writes_tools)
+        reader = image_reader(self.tokenizer)
+        marker = reader.marker if reader else None
+        return template, Talks(self.rules, fences, self.tool_format, template.writes_tools, marker)
 
 
 def split_answer(example: Example) -> tuple[Messages, Message | None]:

@@ -38,6 +38,8 @@ class Script:
                 turn["reasoning_content"] = message.thinking
             else:
                 turn["content"] = thinking.write(message.thinking, message.content)
+        if self.template.wants_parts:
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
         if message.tool_calls:
             turn["tool_calls"] = [self._call(call) for call in message.tool_calls]
         if message.name is not None:

@@ -41,14 +41,20 @@ class Talk:
 
 
 class Talks:
-    """Makes talks of examples."""
+    """Makes talks of examples. `marker` is what stands for an image in a text; None where the model reads none."""
 
     def __init__(
-        self, rules: Rules, fences: Fences, tool_format: ToolFormat | None, template_writes_tools: bool
+        self,
+        rules: Rules,
+        fences: Fences,
+        tool_format: ToolFormat | None,
+        template_writes_tools: bool,
+        marker: str | None = None,
     ) -> None:
         self.rules = rules
         self.fences = fences
         self.tool_format = tool_format
+        self.marker = marker
         self.by_template = template_writes_tools and not (tool_format is not None and tool_format.named)
 
     def make(self, example: Example) -> list[Talk]:
@@ -89,7 +95,7 @@ class Talks:
 
     def ready(self, example: Example, messages: Messages) -> tuple[Messages, tuple[Mapping[str, Any], ...]]:
         """Fence the messages, rule their thinking and write the tools; give the tools that the template is to write."""
-        if any(message.images for message in messages):
+        if self.marker is None and any(message.images for message in messages):
             raise faults.images()
         ruled = tuple(map(self._fence, rule_thinking(messages, self.rules.thinking)))
         if self._plain(ruled, example.tools):
@@ -111,7 +117,7 @@ class Talks:
     def _fence(self, message: Message) -> Message:
         """Fence one message; the same object where there is nothing to fence."""
         fence = self.fences.fence
-        content = fence(message.content)
+        content = self._with_markers(message) if message.images else fence(message.content)
         if message.thinking is None and not message.tool_calls and message.name is None and message.call is None:
             return message if content == message.content else replace(message, content=content)
         optional: dict[str, Any] = {
@@ -119,6 +125,14 @@ class Talks:
         }
         calls = tuple(self._fence_call(call) for call in message.tool_calls)
         return replace(message, content=content, tool_calls=calls, **optional)
+
+    def _with_markers(self, message: Message) -> str:
+        """The fenced content, with a marker wherever an image stands: the only special tokens that a message brings."""
+        written, last = "", 0
+        for image in message.images:
+            written += f"{self.fences.fence(message.content[last : image.at])}{self.marker}"
+            last = image.at
+        return written + self.fences.fence(message.content[last:])
 
     def _fence_call(self, call: ToolCall) -> ToolCall:
         identity = None if call.id is None else self.fences.fence(call.id)

@@ -13,6 +13,7 @@ from . import faults
 Turns = list[dict[str, Any]]
 Tools = list[dict[str, Any]] | None
 
+_PROBE = "tunekit probes this template"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -69,6 +70,18 @@ class Template:
     def reads_thinking(self) -> bool:
         """Whether it reads thinking from a key of its own; transformers passes it on under the name gpt-oss reads."""
         return self.facts.reads("reasoning_content") or self.facts.reads("thinking")
+
+    @cached_property
+    def wants_parts(self) -> bool:
+        """Whether it writes contents only where they are given in parts, as templates of vision-language models do."""
+        shown = [self._shown(content) for content in (_PROBE, [{"type": "text", "text": _PROBE}])]
+        return shown == [False, True]
+
+    def _shown(self, content: Any) -> bool:
+        try:
+            return _PROBE in self.render([{"role": "user", "content": content}])
+        except faults.Fault:
+            return False
 
     @cached_property
     def marks_answers(self) -> bool:

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tunekit.errors import DataError
-from tunekit.values import Example, ToolFormat
+from tunekit.values import Example, Image, ToolFormat
 
 from . import faults
 from .fences import Fences
 from .fitting import Fit, Fitter, Strip, share_prompt
 from .frames import Frames
 from .pages import Draft, Page, Pages
+from .pictures import image_reader, images_of, pictured
 from .rules import Rules
 from .talks import Talk, Talks
 from .template import Template
@@ -58,7 +59,8 @@ class Writer:
             raise DataError([faults.no_offsets(tokenizer)])
         template = Template(tokenizer, with_tools)
         fences = Fences(tokenizer, template.facts.literals)
-        talks = Talks(rules, fences, tool_format, template.writes_tools)
+        reader = image_reader(tokenizer)
+        talks = Talks(rules, fences, tool_format, template.writes_tools, reader.marker if reader else None)
         masks = rules.thinking == "mask"
         return cls(rules, talks, Pages(Frames(template, fences, masks), codec))
 
@@ -94,6 +96,8 @@ class Writer:
         if not page.weights.any():
             raise faults.all_masked()
         limit = self.rules.max_length
+        if images := images_of(page.talk.messages):
+            return self._with_images(page, images)
         if limit is None or len(page) <= limit:
             return Fit([Strip(page.tokens.ids, page.weights, len(page))])
         if self.rules.too_long == "drop":
@@ -103,7 +107,19 @@ class Writer:
             return fitter.split(page)
         return Fit([fitter.cut(page)])
 
+    def _with_images(self, page: Page, images: tuple[Image, ...]) -> Fit:
+        """A conversation with the tokens of its images, which is taken whole or not at all."""
+        ids, weights, inputs = pictured(self.pages.codec.tokenizer, page.tokens.ids, page.weights, images)
+        limit = self.rules.max_length
+        if limit is None or len(ids) <= limit:
+            return Fit([Strip(ids, weights, len(ids), inputs)])
+        if self.rules.too_long == "drop":
+            return Fit(dropped=True, whole=(len(ids),))
+        raise faults.images_too_long(limit, len(ids))
+
     def _pair(self, pages: list[Page]) -> Fit:
+        if any(images_of(page.talk.messages) for page in pages):
+            raise faults.images_in_pair()
         pair, shared = share_prompt(self.pages, pages)
         if not all(page.weights.any() for page in pair):
             raise faults.all_masked()

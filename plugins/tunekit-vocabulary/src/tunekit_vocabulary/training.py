@@ -1,0 +1,47 @@
+"""Training new rows alone, beside a low-rank adapter: PEFT keeps them with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tunekit.errors import PlanError, Problem
+
+from .rows import rows_of
+
+
+def train_rows(config: Any, model: Any) -> Any:
+    """Return the `peft.LoraConfig` with the new tokens' rows trained, in the embedding and in a head of its own.
+
+    A matrix that trains whole (`modules_to_save`) has them already. Raises PlanError where one gets a low-rank update:
+    PEFT cannot do both to one layer.
+    """
+    ids = sorted(rows_of(model.config).values())
+    if not ids:
+        return config
+    wanted = {name: ids for name in _ends(model) if not _named(name, config.modules_to_save or ())}
+    for name in wanted:
+        if isinstance(config.target_modules, (list, set, tuple)) and _named(name, config.target_modules):
+            what = f"{name} gets a low-rank update, and the rows of new tokens are to train as they are"
+            remedy = (
+                "take it out of the targets, name it in use.lora.modules_to_save, or set use.vocabulary.train: false"
+            )
+            raise PlanError([Problem("use.lora.targets", what, remedy)])
+    asked = config.trainable_token_indices or {}
+    if not isinstance(asked, dict):
+        asked = {next(iter(_ends(model))): asked}
+    merged = {name: sorted({*asked.get(name, ()), *wanted.get(name, ())}) for name in {**asked, **wanted}}
+    return replace(config, trainable_token_indices=merged or None)
+
+
+def _ends(model: Any) -> list[str]:
+    """The names of embedding and head; the embedding's alone where they are one matrix."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = ends[1] is None or ends[0].weight is ends[1].weight or model.config.get_text_config().tie_word_embeddings
+    wanted = ends[:1] if tied else ends
+    names = {id(module): name for name, module in model.named_modules()}
+    return [names[id(end)] for end in wanted]
+
+
+def _named(name: str, among: Any) -> bool:
+    return any(name == each or name.endswith(f".{each}") for each in among)

@@ -24,6 +24,9 @@ TESTING = [
     "ipykernel",
     "trl",
     "galore-torch",
+    "apollo-torch",
+    "badam",
+    "adam-mini",
     "tensorboard",
     "zstandard",
 ]

@@ -39,6 +39,58 @@ def test_every_measured_section_of_the_page_has_its_picture(benchmark, results):
         assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG"), name
 
 
+@pytest.mark.parametrize("name", ["techniques", "optimizers"])
+def test_a_page_of_its_own_is_what_its_kept_results_say(name, benchmark, results):
+    if name not in results:
+        pytest.skip(f"{name} has not been measured")
+    assert (DOCS / f"{name}.md").read_text() == benchmark.PAGES[name].page(results[name])
+    assert (DOCS / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["techniques", "optimizers"])
+def test_each_row_of_these_pages_plans_on_what_is_installed(name, benchmark, tmp_path):
+    trials = importlib.import_module(f"{name}_contenders").TRIALS
+    offered = importlib.import_module("trials").offered(trials)
+    assert offered == list(trials), "all plugins of this repository are installed here"
+    model = save_tiny_model(tmp_path / "tiny")
+    for trial in trials.values():
+        stage = {"sft": {"steps": 1, "learning_rate": trial.rate}}
+        make_plan(
+            from_code(
+                str(model),
+                [{"instruction": "a", "output": "b"}],
+                {"precision": {"compute": "bf16"}, **trial.use},
+                [stage],
+            )
+        )
+
+
+def test_a_technique_is_told_with_what_it_took_and_what_came_of_it(benchmark, tmp_path, monkeypatch):
+    techniques = benchmark.PAGES["techniques"]
+    told = {**run_of(1.0, 2.0, 3 * 2**29), "trainable": 4_900_000, "perplexity": 6.25, "before": 7.5}
+    results = {"runs": {"lora": told, "dora": {**told, "before": None}}, "steps": 3, "machine": "m", "versions": "v"}
+    page = techniques.page(results)
+    assert "| nothing yet | | | | | | 7.500 |" in page
+    assert "| LoRA | 4.9 M | 0.0005 | 1.50 GiB | 100 | 62 s | 6.250 |" in page
+    monkeypatch.setattr(techniques, "PICTURES", tmp_path)
+    techniques.draw(results)
+    assert (tmp_path / "techniques.png").exists()
+    other = {**told, "steps": told["steps"][:2]}
+    with pytest.raises(AssertionError, match="same tokens"):
+        techniques.page({**results, "runs": {"lora": told, "dora": other}})
+
+
+def test_states_of_an_optimiser_are_counted_once_where_they_are_shared(benchmark):
+    import torch
+
+    weights = [torch.nn.Parameter(torch.ones(4, 8)) for _ in range(2)]
+    optimizer = torch.optim.SGD(weights)
+    table = torch.zeros(16)
+    for weight in weights:
+        optimizer.state[weight] = {"mean": torch.zeros(4, 8), "table": table, "step": 3}
+    assert importlib.import_module("states").state_bytes(optimizer) == 4 * (2 * 32 + 16)
+
+
 def run_of(seconds: float, loss: float, peak: int) -> dict:
     step = {"loss": loss, "tokens": 100, "seconds": seconds}
     return {"steps": [{**step, "seconds": 60.0}, step, step], "seconds": 60 + 2 * seconds, "peak_bytes": peak}

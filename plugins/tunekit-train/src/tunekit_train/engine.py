@@ -16,6 +16,7 @@ from transformers.utils import logging
 from tunekit.errors import DataError, Problem
 from tunekit.values import Item, ModelBundle, StageContext, StageResult
 
+from .averaging import average_
 from .checkpoints import Checkpoints, read_state
 from .compiling import compiled
 from .config import LoraProduct, TrainConfig
@@ -31,7 +32,7 @@ from .producing import ProducedItems
 from .results import evaluation_metrics, save_model, stage_result
 from .sources import Sources
 from .streaming import StreamedItems
-from .surroundings import cast_trainable_
+from .surroundings import cast_trainable_, same_trained
 from .tally import Tally
 from .trainer import EngineTrainer
 from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller, Verifier
@@ -83,6 +84,7 @@ def _computing(job: Job) -> Iterator[dict[str, Any]]:
     model, compute, precision = job.bundle.model, job.config.compute, job.bundle.precision
     with (
         quiet(),
+        same_trained(model),
         prepared(model, job.strategy, precision.autocast),
         one_product(model, _lora_product(job), precision, compute.compile) as taken,
         deterministic(compute.deterministic),
@@ -96,6 +98,7 @@ def _finish(trainer: EngineTrainer, computed: Mapping[str, Any], peak: PeakMemor
     """Save what was trained, gather the result, and tell that the stage is done."""
     job, step = trainer.job, trainer.state.global_step
     job.bundle.model.eval()
+    average_(trainer.optimizer)
     trainer.selection.finish_(job.bundle.model, step)
     trainer.accelerator.wait_for_everyone()  # the file is deleted below
     trainer.sources.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,13 @@ def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
     return replace(estimate, memory=estimate.with_memory(optimiser=2 * width * estimate.trainable))
 
 
+def states_estimate(estimate: Estimate, bytes_of: Callable[[Any], float]) -> Estimate:
+    """Add what an optimiser keeps: `bytes_of` says how much for each parameter of the skeleton that trains."""
+    assert estimate.skeleton is not None, "the loader's estimate comes before the optimiser's"
+    trained = (parameter for parameter in estimate.skeleton.parameters() if parameter.requires_grad)
+    return replace(estimate, memory=estimate.with_memory(optimiser=math.ceil(sum(map(bytes_of, trained)))))
+
+
 def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, estimate: Estimate) -> Estimate:
     """Add the data, the gradients and the activations of the stage that `plugin` trains.
 
@@ -45,7 +52,7 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     rows, seed = request.rows.get(stage.index), request.plan.recipe.seed
     sample = Sample(items, config, rows, seed, prepared.account.rows, padded)
     largest = sample.largest
-    memory = {"gradients": BYTES[request.plan.precision.trainable] * estimate.trainable}
+    memory = {"gradients": BYTES[request.plan.precision.trainable] * (estimate.at_once or estimate.trainable)}
     choices = dict(estimate.choices)
     if estimate.skeleton is not None:
         from .shapes import activations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -93,3 +94,14 @@ def cast_trainable_(model: Any, dtype: str) -> list[tuple[str, Any]]:
             continue  # it computes in fp32, whatever the adapter trains in
         parameter.data = parameter.data.to(getattr(torch, dtype))
     return named
+
+
+@contextmanager
+def same_trained(model: Any) -> Iterator[None]:
+    """Leave what trains as it is now, also where a step breaks off for which a part of it was frozen."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, trains in flags:
+            parameter.requires_grad_(trains)

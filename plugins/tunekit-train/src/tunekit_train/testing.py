@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunekit.errors import PlanError, Problem
+from tunekit.errors import InterruptedRunError, PlanError, Problem
 from tunekit.values import Account, Event, Example, Item, Machine, ModelBundle, Precision, StageContext, TokenSequence
 
 from . import AdamW
+from .config import TrainConfig
 from .needs import TokenLogProbs
 from .objective import Batch, Need, Objective, Provided, Sums
 
@@ -192,6 +193,49 @@ def context(folder: Path, events: list[Event] | None = None, plugin: Any = None,
         "key": "stages.0.sft",
     }
     return StageContext(**{**values, **changes})
+
+
+def check_resumes(plugin: Any, folder: Path, model: Any = tiny_llama, **options: Any) -> None:
+    """Train a tiny model with an optimiser's plugin, and again with a break: losses and weights are the same bits.
+
+    The break is at step 5 of 8, with a checkpoint after each third step and an evaluation after each second. `model`
+    makes what is trained; `options` are those of `TrainConfig`.
+    """
+    whole, losses = _trained_for_8(plugin, folder / "whole", model(), **options)
+    stopped = folder / "stopped"
+    try:
+        _trained_for_8(plugin, stopped, model(), stop=5, **options)
+    except (KeyboardInterrupt, InterruptedRunError):
+        assert (stopped / "checkpoints" / "step-3").is_dir()
+    resumed, again = _trained_for_8(plugin, stopped, model(), resume=True, **options)
+    assert again == losses[-len(again) :]
+    assert len(again) < len(losses), "it started again from the beginning"
+    for name, value in whole.named_parameters():
+        assert torch.equal(value, resumed.get_parameter(name)), f"{name} differs from that of the uninterrupted run"
+
+
+def _trained_for_8(
+    plugin: Any, folder: Path, model: Any, stop: int = 0, resume: bool = False, **options: Any
+) -> tuple[Any, list[float]]:
+    from .engine import train
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if event.kind == "step" and event.step == stop:
+            raise KeyboardInterrupt
+
+    events: list[Event] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    given: dict[str, Any] = {
+        "steps": 8,
+        "learning_rate": 1e-2,
+        "batch": {"rows": 2, "accumulation": 2},
+        "checkpoint": {"every": 3},
+        "evaluate": {"share": 0.2, "every": 2},
+    }
+    surroundings = context(folder, plugin=plugin, resume=resume, emit=tell)
+    result = train(CrossEntropy(), random_items(20), bundle(model), TrainConfig(**{**given, **options}), surroundings)
+    return result.bundle.model, [event.metrics["loss"] for event in events if event.kind == "step"]
 
 
 def bundle(model: Any, precision: Precision = FP32) -> ModelBundle:

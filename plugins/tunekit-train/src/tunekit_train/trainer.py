@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from .averaging import average_, go_on_
 from .checkpoints import remove_inactive_adapters
 from .feeding import Drawn, InTurn, StreamedBatches
 from .fitting import offloaded
@@ -90,6 +91,7 @@ class EngineTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Fetch the micro-batches of one step, and their total weight before the first backward."""
+        go_on_(self.optimizer)
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         self.position = samples[-1].get("position", self.position)
         counted = [sample["batch"] for sample in samples if sample.get("counts", True)]
@@ -137,6 +139,7 @@ class EngineTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights that train, whole: of several adapters on the model the active one."""
+        average_(self.optimizer)
         with self.parallel.saving(self.model, self.optimizer):
             super().save_model(output_dir, _internal_call)
         if output_dir is not None and self.args.should_save:
@@ -147,6 +150,11 @@ class EngineTrainer(Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = self.job.make_scheduler(optimizer or self.optimizer, num_training_steps)
         return self.lr_scheduler
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Evaluate the weights that are to be used, and have them compared."""
+        average_(self.optimizer)
+        return super().evaluate(*arguments, **named)
 
     def evaluation_loop(
         self,

@@ -26,7 +26,7 @@ def estimate_online(plugin: Any, request: EstimateRequest, estimate: Estimate) -
     answers = [answer for prompt in prompts for answer in [answered(prompt, config)] * config.num_generations]
     seed, rows = request.plan.recipe.seed, request.rows.get(stage.index)
     sample = Sample(answers * config.num_iterations, padded, rows, seed, prepared.account.rows)
-    memory = {"gradients": BYTES[request.plan.precision.trainable] * estimate.trainable}
+    memory = {"gradients": BYTES[request.plan.precision.trainable] * (estimate.at_once or estimate.trainable)}
     if estimate.skeleton is not None:
         from tunekit_train.shapes import activation_bytes
 

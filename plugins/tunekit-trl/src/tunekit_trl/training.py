@@ -14,6 +14,7 @@ from transformers import PrinterCallback
 
 from tunekit.errors import DataError, Problem
 from tunekit.values import ModelBundle, Prepared, StageContext, StageResult
+from tunekit_train.averaging import average_
 from tunekit_train.checkpoints import read_state
 from tunekit_train.determinism import deterministic
 from tunekit_train.engine import quiet
@@ -62,6 +63,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
     if trainer.state.global_step < session.total_steps:
         raise session.interrupted()
     bundle.model.eval()
+    average_(trainer.optimizer)
     with quiet():
         artefact = save_model(bundle, context.folder, session.parallel)
     shutil.rmtree(session.checkpoints.partial, ignore_errors=True)

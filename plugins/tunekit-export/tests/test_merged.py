@@ -40,6 +40,8 @@ def test_it_is_compared_on_the_rows_that_the_run_held_out(run, merged):
     assert merged.verification.kl < 1e-6 < 0.01 < merged.verification.base_kl
     assert merged.verification.top1 == 1.0
     assert merged.verification.perplexity == pytest.approx(merged.verification.trained_perplexity, rel=1e-4)
+    # what the stage's own evaluation of the same rows came to
+    assert merged.verification.trained_perplexity == pytest.approx(run.results["sft"]["perplexity"], rel=1e-5)
     assert merged.verification.trained_perplexity < merged.verification.base_perplexity
 
 

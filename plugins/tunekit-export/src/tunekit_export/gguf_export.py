@@ -38,7 +38,7 @@ def write_file(config: Options, bundle: ModelBundle, request: ExportRequest) -> 
     model: Any = request.dense(config.base == "original").model
     refuse_quantized(model)
     vocabulary = vocabulary_of(bundle.tokenizer, model.config.vocab_size)
-    name = re.sub(r"[^\w.-]+", "-", shown_model(request.model)).strip("-.") or "model"
+    name = re.sub(r"[^\w.-]+", "-", shown_model(request.model).removeprefix("pkg:").removesuffix(".gguf"))
     path = request.folder / f"{name}-{config.quantization.upper()}.gguf"
     types = write_gguf(model, vocabulary, path, config.quantization, name)
     _check_tokenizer(bundle.tokenizer, vocabulary, path, request)

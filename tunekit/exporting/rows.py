@@ -44,4 +44,7 @@ def _numbered(items: Iterator[Item], numbers: list[int]) -> Iterator[Item]:
 
 
 def _cut(sequence: TokenSequence, length: int) -> TokenSequence:
+    """The first so many tokens; a sequence with images stays whole, since each needs all tokens that stand for it."""
+    if sequence.inputs is not None:
+        return sequence
     return replace(sequence, ids=sequence.ids[:length], weights=sequence.weights[:length])

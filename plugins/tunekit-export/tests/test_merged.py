@@ -136,3 +136,27 @@ def test_an_untrained_model_is_no_export(train, tmp_path):
     run = train(tmp_path / "run", stages=[{"sft": {"steps": 1, "learning_rate": 1e-12, "batch": {"rows": 4}}}])
     with pytest.raises(ExportError, match="the trained model says what the base says"):
         run.export("merged")
+
+
+def test_a_model_that_reads_images_is_exported_with_its_processor_and_compared_on_images(tmp_path):
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from tunekit_vision.testing import rows, save_llava, save_pictures
+
+    data = rows(save_pictures(tmp_path), 2)
+    use = {"precision": {"compute": "fp32"}, "vision": {}, "lora": {"rank": 4}}
+    stage = {"sft": {"epochs": 2, "learning_rate": 1e-2, "batch": {"rows": 4}, "evaluate": {"share": 0.25}}}
+    model = str(save_llava(tmp_path / "llava"))
+    run = tk.Pipeline(model=model, data=data, use=use, stages=[stage]).run(tmp_path / "run")
+    made = run.export("merged", row_tokens=4)
+    assert made.verification.trained_perplexity == pytest.approx(run.results["sft"]["perplexity"], rel=1e-4)
+    processor = AutoProcessor.from_pretrained(made.folder)
+    question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]}
+    text = processor.apply_chat_template([question], tokenize=False, add_generation_prompt=True)
+    given = processor(text=text, images=[Image.open(tmp_path / "red.png")], return_tensors="pt")
+    with torch.no_grad():
+        again = AutoModelForImageTextToText.from_pretrained(made.folder).eval()(**given).logits
+        assert torch.allclose(again, run.bundle.model.eval()(**given).logits, atol=1e-4)
+    with pytest.raises(PlanError, match="its architecture is llava"):
+        run.export("gguf")

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tunekit.errors import ExportError
 from tunekit.values import Exported, ExportRequest, ModelBundle
+from tunekit_train.encoding.pictures import image_reader
 from tunekit_transformers.comparing import verify
 from tunekit_transformers.quiet import quiet
 
@@ -44,6 +45,8 @@ def write_dense(bundle: ModelBundle, request: ExportRequest, base: str, dtype: s
     with quiet():
         model.save_pretrained(str(request.folder), max_shard_size=shard)
         bundle.tokenizer.save_pretrained(str(request.folder))
+        if (reader := image_reader(bundle.tokenizer)) is not None:
+            reader.save(request.folder)
         _check_tokenizer(bundle.tokenizer, request.folder)
     return sum(parameter.numel() for parameter in model.parameters())
 

@@ -57,8 +57,10 @@ class _Side:
         """float32[predicted vocab], of every token of the row but the first."""
         device = next(self.model.parameters()).device
         ids = torch.tensor([list(row.ids)], device=device)
+        further = {} if row.inputs is None else row.inputs.laid([row.inputs], ids)
+        further = {name: value.to(device) for name, value in further.items()}
         with _answering(self.model, self.precision):
-            logits = self.model(input_ids=ids, use_cache=False).logits
+            logits = self.model(input_ids=ids, use_cache=False, **further).logits
         return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
 
 

@@ -30,3 +30,14 @@ def test_plain_peft_reads_it_on_the_base_as_it_was(use, train, base, tmp_path):
 def test_a_run_without_an_adapter_is_refused_at_plan_time(train, tmp_path):
     with pytest.raises(PlanError, match=r"export\.0\.adapter: the run trains no adapter; export the model"):
         train(tmp_path / "run", export=["adapter"], full={})
+
+
+def test_an_adapter_on_top_of_another_goes_with_it_and_a_merged_one_holds_both(train, run, base, tmp_path):
+    run_on_top = train(tmp_path / "top", lora={"rank": 2}, stack={"adapter": str(run.adapter)})
+    made = run_on_top.export("adapter")
+    assert "merge that one into the base first" in (made.folder / "README.md").read_text()
+    below = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), made.folder / "below")
+    plain = peft.PeftModel.from_pretrained(below.merge_and_unload(), made.folder)
+    assert torch.allclose(logits(plain), logits(run_on_top.bundle.model), atol=1e-4)
+    merged = AutoModelForCausalLM.from_pretrained(run_on_top.export("merged").folder)
+    assert torch.allclose(logits(merged), logits(plain), atol=1e-4)

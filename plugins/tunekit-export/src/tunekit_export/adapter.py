@@ -25,6 +25,10 @@ from transformers import AutoModelForCausalLM
 base = AutoModelForCausalLM.from_pretrained("{model}")
 model = PeftModel.from_pretrained(base, FOLDER)
 ```"""
+STACKED = """
+
+It was trained on top of another adapter, which lies in `below/`: merge that one into the base first.
+"""
 
 
 def export_adapter(bundle: ModelBundle, request: ExportRequest) -> Exported:
@@ -40,7 +44,8 @@ def export_adapter(bundle: ModelBundle, request: ExportRequest) -> Exported:
     reader = f"peft {importlib.metadata.version('peft')}, on the base as it was loaded for training"
     found = verify(bundle, request, lambda: _read(request), reader)
     facts = {"method": described.get("peft_type"), "rank": described.get("r")}
-    return Exported(found, facts, USAGE.format(model=model))
+    usage = USAGE.format(model=model) + (STACKED if (request.folder / "below").is_dir() else "")
+    return Exported(found, facts, usage)
 
 
 def _read(request: ExportRequest) -> Any:

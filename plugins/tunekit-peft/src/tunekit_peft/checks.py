@@ -1,0 +1,43 @@
+"""What speaks against a method in a recipe, before anything is imported or loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunekit.errors import Problem
+from tunekit.values import Plan, StagePlan
+
+
+def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+    """Quantised weights of a kind that it was not tried on, and saved adapters of another method."""
+    request = plugin.request
+    for planned in plan.plugins:
+        provided = planned.plugin.provides
+        if "quantization" in provided and "quantization.bnb" not in provided:
+            what = f"{request.method} has not been seen to train on weights of {planned.name}"
+            yield Problem(f"use.{request.plugin}", what, "use lora there, or bnb")
+    for stage in plan.stages:
+        if stage.start is not None and _attaches(plugin, plan, stage):
+            saved = _method(stage.start)
+            if saved != request.method:
+                what = f"{stage.start} holds {saved or 'no adapter in PEFT_s format'}, and not {request.method}"
+                yield Problem(f"{stage.key}.adapter.start", what.replace("_s", "'s"), "name an adapter of this method")
+
+
+def _attaches(plugin: Any, plan: Plan, stage: StagePlan) -> bool:
+    """Whether this plugin is the one that attaches the adapter of a stage."""
+    own = [use.plugin for use in stage.uses if hasattr(use.plugin, "tunekit_attach_adapter")]
+    shared = [one.plugin for one in plan.plugins if one.stage is None and hasattr(one.plugin, "tunekit_attach_adapter")]
+    return next(iter(own or shared), None) is plugin
+
+
+def _method(folder: Path) -> str | None:
+    """The method of a saved adapter."""
+    try:
+        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(saved.get("peft_type", "")).lower() or None

@@ -1,0 +1,116 @@
+"""The methods of PEFT: what they can do in a recipe, as the tests find it, and those that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["layers", "norms", "prompt", "own"]
+"""What a method changes: layers, norms, what stands before the text, or places that it finds by itself."""
+
+
+PROMPT = {"num_virtual_tokens": 20}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: its name and paper, what it changes, and what was seen to work.
+
+    `paper` is its arXiv id. `named`: several stand on one model, each switched to exactly. `merges`: it can be added
+    into the weights. `quantized`: it trains on bitsandbytes' 4-bit weights. `meta`: PEFT can make it of shapes alone.
+    `defaults` are options that PEFT has no usable value for, `idle` those that it takes and does nothing with.
+    """
+
+    title: str
+    paper: str
+    kind: Kind = "layers"
+    named: bool = True
+    merges: bool = True
+    quantized: bool = False
+    meta: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    idle: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A method as a recipe asks for it, through the plugin of this name."""
+
+    plugin: str
+    method: str
+    targets: str | tuple[str, ...] | None
+    options: Mapping[str, Any]
+    modules_to_save: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> Method:
+        """What is known of the method."""
+        return METHODS[self.method]
+
+    def key(self, option: str) -> str:
+        """The recipe key of an option."""
+        return f"use.{self.plugin}.options.{option}" if self.plugin == "peft" else f"use.{self.plugin}"
+
+
+METHODS: dict[str, Method] = {
+    "beft": Method("bias-efficient fine-tuning", "2509.15974", merges=False),
+    "boft": Method("butterfly orthogonal fine-tuning", "2311.06243"),
+    "c3a": Method("circular convolution", "2407.19342", quantized=True),
+    "cartridge": Method(
+        "keys and values of a context", "2506.06266", "prompt", False, False, defaults=PROMPT, quantized=True
+    ),
+    "deft": Method("decompositional fine-tuning", "in PEFT"),
+    "delora": Method("decoupled angles and strength", "2503.18225"),
+    "fourierft": Method("discrete Fourier transform of the update", "2405.03003", quantized=True),
+    "glora": Method("generalised LoRA", "2306.07967"),
+    "gralora": Method("granular LoRA", "2505.20355", quantized=True),
+    "hira": Method("Hadamard high-rank adaptation", "in PEFT", quantized=True),
+    "hra": Method("Householder reflections", "2405.17484"),
+    "ia3": Method("inhibiting and amplifying inner activations", "2205.05638", quantized=True),
+    "ln_tuning": Method("norms", "2312.11420", "norms", named=False),
+    "loha": Method("low-rank Hadamard product", "2108.06098"),
+    "lokr": Method("low-rank Kronecker product", "2309.14859"),
+    "miss": Method("matrix shard sharing", "2409.15371", quantized=True),
+    "oft": Method("orthogonal fine-tuning", "2306.07280", quantized=True, idle=frozenset({"module_dropout"})),
+    "osf": Method("orthogonal subspaces", "2504.07097"),
+    "p_tuning": Method(
+        "prompt made by a network", "2103.10385", "prompt", False, False, defaults=PROMPT, quantized=True
+    ),
+    "peanut": Method("adapters of weight-aware networks", "in PEFT"),
+    "prefix_tuning": Method(
+        "keys and values before the text", "2101.00190", "prompt", False, False, defaults=PROMPT, quantized=True
+    ),
+    "prompt_tuning": Method(
+        "embeddings before the text", "2104.08691", "prompt", False, False, defaults=PROMPT, quantized=True
+    ),
+    "psoft": Method("orthogonal fine-tuning of the principal subspace", "2505.11235"),
+    "pvera": Method("probabilistic VeRA", "2512.07703", quantized=True),
+    "randlora": Method("random bases at full rank", "2502.00987", quantized=True),
+    "road": Method("rotations in two dimensions", "2409.00119", quantized=True),
+    "shira": Method("sparse high-rank updates", "2406.13175", meta=False, quantized=True),
+    "supertuning": Method("sparse updates", "2607.09287"),
+    "tinylora": Method("vectors shared by layers", "2602.04118"),
+    "trainable_tokens": Method("rows of the embedding", "in PEFT", "own", quantized=True),
+    "unilora": Method("one vector for all layers", "2506.00799"),
+    "vblora": Method("vector bank", "2405.15179", quantized=True),
+    "vera": Method("vectors on shared random matrices", "2310.11454", quantized=True),
+    "waveft": Method("wavelets", "2505.12532", quantized=True),
+}
+"""What works, by the names that recipes use."""
+
+REFUSED: dict[str, str] = {
+    "lora": "the plugin `lora` does it, with more options",
+    "adalora": "it moves ranks by importances that no checkpoint holds, so that a run which was killed could not go on "
+    "to the same numbers",
+    "adamss": "PEFT needs scikit-learn for it, which it does not declare",
+    "adaption_prompt": "it replaces the attention of a model, which here runs without padding",
+    "cpt": "its loss is its own, on tokens of its own",
+    "frod": "PEFT reads the weights to make it, so that a plan could not count what trains",
+    "lily": "its routers go by the mean over all tokens of a row, those of padding and of other examples too",
+    "multitask_prompt_tuning": "it goes by the task of each row, and rows name none",
+    "poly": "it goes by the task of each row, and rows name none",
+    "shadow": "it adds a model beside the model, with a loss of its own",
+    "xlora": "it mixes adapters that are trained already",
+}
+"""What cannot be used, and why."""

@@ -55,13 +55,17 @@ def test_a_trained_reward_says_what_it_says_alone(adapter: bool, run_ppo: Run, t
     assert not any("tunekit_reward" in name for name, _ in ran.result.bundle.model.named_parameters())
 
 
-def test_a_classifier_with_one_label_is_a_reward_model(run_ppo: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "<|im_end|>"])
+def test_a_classifier_with_one_label_is_a_reward_model(run_ppo: Run, tmp_path: Path, padding: str) -> None:
+    """It values the last token that is not the padding of its config, whatever its tokenizer pads with."""
     from transformers import LlamaForSequenceClassification
 
     torch.manual_seed(5)
     model = LlamaForSequenceClassification(tiny_config(num_labels=1)).eval()
     model.save_pretrained(str(tmp_path / "classifier"))
-    tiny_tokenizer().save_pretrained(str(tmp_path / "classifier"))
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = padding
+    tokenizer.save_pretrained(str(tmp_path / "classifier"))
     ran = run_ppo({"reward": {"model": str(tmp_path / "classifier")}, "steps": 1})
     found = []
     for sample in ran.letters.asked:
@@ -70,6 +74,12 @@ def test_a_classifier_with_one_label_is_a_reward_model(run_ppo: Run, tmp_path: P
         with torch.no_grad():
             found.append(float(model(input_ids=torch.tensor([ids])).logits[0, 0]))
     assert ran.steps("reward_model")[0] == pytest.approx(sum(found) / 8, rel=1e-3, abs=1e-5)
+
+
+def test_a_model_without_the_head_that_values_is_refused(run_ppo: Run, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "headless", num_labels=1)
+    with pytest.raises(TunekitError, match=r"lack score\.weight, which would be random; name a trained reward model"):
+        run_ppo({"reward": {"model": str(tmp_path / "headless")}, "steps": 1})
 
 
 def test_a_reward_adapter_that_cannot_serve_is_refused(run_ppo: Run, tmp_path: Path) -> None:

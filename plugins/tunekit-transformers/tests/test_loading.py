@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,9 @@ from tunekit.testing.runs import run_context
 from tunekit.testing.tiny import FP32, MIXED, save_tiny_model, tiny_model, tiny_tokenizer
 from tunekit.values import Event, LoadRequest, ModelBundle, Quantization
 from tunekit_transformers import Transformers
+from tunekit_transformers.loading import place_of
+from tunekit_transformers.options import LoadOptions
+from tunekit_transformers.sources import find_source, whole_in_hub_cache
 
 Loaded = Callable[..., ModelBundle]
 
@@ -209,3 +213,71 @@ def test_a_hub_name_that_does_not_exist_is_said(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     with pytest.raises(ModelNotFoundError, match="neither a local folder nor to be had from the hub"):
         loaded("someone/other")
+
+
+@pytest.fixture
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts that somebody looked up meanwhile; none is found."""
+    asked: list[str] = []
+
+    def look_up(host: Any, *others: Any, **options: Any) -> Any:
+        asked.append(str(host))
+        raise socket.gaierror(f"no network in a test: {host}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return asked
+
+
+def test_a_hub_model_that_is_here_whole_is_loaded_without_asking_the_network(
+    hub: SimpleNamespace, loaded: Loaded, attempts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    bundle = loaded("someone/tiny")
+    assert torch.equal(bundle.model.lm_head.weight, tiny_model().lm_head.weight)
+    assert attempts == []
+    assert bundle.model.name_or_path == bundle.tokenizer.name_or_path == "someone/tiny"
+
+
+def test_asked_for_updates_it_goes_by_the_hub(hub: SimpleNamespace) -> None:
+    source = find_source("someone/tiny")
+    assert place_of(source, LoadOptions(update=True)) == "someone/tiny"
+    assert place_of(source, LoadOptions()) == str(hub.cache / "models--someone--tiny" / "snapshots" / ("0" * 40))
+
+
+def test_a_model_that_is_here_in_part_is_not_taken_for_whole(hub: SimpleNamespace) -> None:
+    assert whole_in_hub_cache("someone/tiny", "v1") is not None
+    (weights,) = hub.cache.glob("*/snapshots/11*/model.safetensors")
+    weights.unlink()
+    assert whole_in_hub_cache("someone/tiny", "v1") is None
+    assert whole_in_hub_cache("someone/other", None) is None
+
+
+def test_a_model_may_be_spread_over_devices_within_bounds(
+    folder: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def spread(place: str, **arguments: Any) -> Any:
+        given.append({name: arguments.pop(name, None) for name in ("device_map", "max_memory")})
+        return load(place, **arguments)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", spread)
+    loaded(folder, device_map="balanced", max_memory={0: "20GiB", "cpu": "60GiB"})
+    loaded(folder)
+    assert given == [
+        {"device_map": "balanced", "max_memory": {0: "20GiB", "cpu": "60GiB"}},
+        {"device_map": None, "max_memory": None},
+    ]
+
+
+def test_what_is_spread_is_not_trained_and_a_cpu_is_one_device(folder: Path) -> None:
+    from tunekit import Pipeline
+
+    use = {"transformers": {"device_map": "auto"}, "lora": {}}
+    with pytest.raises(PlanError, match="training computes on one device") as refused:
+        Pipeline(str(folder), [{"text": "hi"}] * 2, use=use, stages=[{"sft": {}}]).plan(estimate=False)
+    assert "which is one device" in str(refused.value)
+    with pytest.raises(ValueError, match="max_memory acts only where device_map spreads"):
+        Transformers(max_memory={"cpu": "1GiB"})

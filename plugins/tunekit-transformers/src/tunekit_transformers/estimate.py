@@ -9,7 +9,7 @@ from typing import Any
 from tunekit.values import BYTES, Estimate, EstimateRequest
 
 from .conversion import converted_folder, is_complete, read_gguf
-from .loading import auto_class, explain, explain_class, load_config, require_loadable
+from .loading import auto_class, explain, explain_class, load_config, place_of, require_loadable
 from .options import LoadOptions
 from .quiet import quiet
 from .sources import conversion_seconds, find_source
@@ -51,7 +51,7 @@ def _describe(model: str, options: LoadOptions, note: Any) -> Any:
     source = find_source(model)
     require_loadable(model, options)
     if source.kind != "gguf":
-        return load_config(source.name if source.kind == "hub" else str(source.location), options)
+        return load_config(place_of(source, options), options)
     folder = converted_folder(source.location, options.cache_folder)
     if is_complete(folder):
         return load_config(str(folder), options)

@@ -27,7 +27,7 @@ def load(request: LoadRequest, options: LoadOptions, emit: Callable[[Event], Non
         emit(Event(kind="started", stage="load", message=message))
 
     place = locate(request.model, options, tell)
-    model = _load_model(place, request, options)
+    model = named_after_hub_(_load_model(place, request, options), request.model)
     return ModelBundle(model, request.tokenizer, request.model, request.precision, request.quantization)
 
 
@@ -36,7 +36,7 @@ def find_tokenizer(model: str, options: LoadOptions, tell: Tell) -> Any:
     source = find_source(model)
     require_loadable(model, options)
     if source.kind != "gguf":
-        return load_tokenizer(_place(source), options, tell)
+        return named_after_hub_(load_tokenizer(place_of(source, options), options, tell), model)
     folder = converted_folder(source.location, options.cache_folder)
     return load_tokenizer(str(folder), options, tell) if is_complete(folder) else read_gguf(source.location)[1]
 
@@ -54,11 +54,22 @@ def locate(model: str, options: LoadOptions, tell: Tell) -> str:
     require_loadable(model, options)
     if source.kind == "gguf":
         return str(convert(source.location, options.cache_folder, tell))
-    return _place(source)
+    return place_of(source, options)
 
 
-def _place(source: ModelSource) -> str:
-    return source.name if source.kind == "hub" else str(source.location)
+def place_of(source: ModelSource, options: LoadOptions) -> str:
+    """A folder, or a hub id where not all of it is here: what is here whole is loaded without asking the network."""
+    if source.kind != "hub":
+        return str(source.location)
+    here = None if options.update else whole_in_hub_cache(source.name, options.revision)
+    return source.name if here is None else str(here)
+
+
+def named_after_hub_(loaded: Any, model: str) -> Any:
+    """Call a model or tokenizer by its hub id, wherever its files lie: adapters name their base by it."""
+    if find_source(model).kind == "hub":
+        loaded.name_or_path = model
+    return loaded
 
 
 def load_tokenizer(place: str, options: LoadOptions, tell: Tell) -> Any:
@@ -67,7 +78,7 @@ def load_tokenizer(place: str, options: LoadOptions, tell: Tell) -> Any:
 
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **hub_arguments(place, options))
+            tokenizer = AutoTokenizer.from_pretrained(place, **hub_arguments(options))
         except (OSError, ValueError) as error:
             raise explain(place, "tokenizer", error) from error
     return with_padding(tokenizer, place, tell)
@@ -84,14 +95,9 @@ def with_padding(tokenizer: Any, place: str, tell: Tell) -> Any:
     return tokenizer
 
 
-def hub_arguments(place: str, options: LoadOptions) -> dict[str, Any]:
-    """The arguments that config, tokenizer and model are all loaded with; what is here whole is not asked for again."""
-    here = not options.update and whole_in_hub_cache(place, options.revision)
-    return {
-        "revision": options.revision,
-        "trust_remote_code": options.trust_remote_code,
-        **({"local_files_only": True} if here else {}),
-    }
+def hub_arguments(options: LoadOptions) -> dict[str, Any]:
+    """The arguments that config, tokenizer and model are all loaded with."""
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
 def load_config(place: str, options: LoadOptions) -> Any:
@@ -100,7 +106,7 @@ def load_config(place: str, options: LoadOptions) -> Any:
 
     with quiet():
         try:
-            return AutoConfig.from_pretrained(place, **hub_arguments(place, options))
+            return AutoConfig.from_pretrained(place, **hub_arguments(options))
         except (OSError, ValueError) as error:
             raise explain(place, "config", error) from error
 
@@ -113,7 +119,7 @@ def auto_class(options: LoadOptions) -> Any:
 
 
 def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
-    arguments = _model_arguments(place, request, options)
+    arguments = _model_arguments(request, options)
     if request.configure:
         arguments = _configured(load_config(place, options), request, arguments)
     with quiet():
@@ -129,12 +135,12 @@ def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
     return model.eval()
 
 
-def _model_arguments(place: str, request: LoadRequest, options: LoadOptions) -> dict[str, Any]:
+def _model_arguments(request: LoadRequest, options: LoadOptions) -> dict[str, Any]:
     """Merge ours, the quantiser's and those of `tunekit_before_load`; later ones win, but never over an option."""
     import torch
 
     dtype = getattr(torch, request.precision.weights)
-    arguments: dict[str, Any] = {"dtype": dtype, **hub_arguments(place, options)}
+    arguments: dict[str, Any] = {"dtype": dtype, **hub_arguments(options)}
     arguments["use_safetensors"] = None if options.allow_pickle else True
     if options.device_map != "one":
         arguments["device_map"] = options.device_map

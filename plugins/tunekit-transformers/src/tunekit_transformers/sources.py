@@ -222,20 +222,17 @@ def in_hub_cache(name: str, revision: str | None) -> bool:
     return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
 
 
-def whole_in_hub_cache(name: str, revision: str | None) -> bool:
-    """Whether this is a hub model of which config, tokenizer and all safetensors have been downloaded before."""
+def whole_in_hub_cache(name: str, revision: str | None) -> Path | None:
+    """The folder with config, tokenizer and all safetensors of a hub model, where all have been downloaded before."""
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
     def here(file: str) -> str | None:
         found = try_to_load_from_cache(name, file, revision=revision)
         return found if isinstance(found, str) else None
 
-    try:
-        index = here("model.safetensors.index.json")
-        shards = {"model.safetensors"}
-        if index is not None:
-            shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-        return all(here(file) is not None for file in ("config.json", "tokenizer_config.json", *shards))
-    except HFValidationError:
-        return False  # a folder
+    index, shards = here("model.safetensors.index.json"), {"model.safetensors"}
+    if index is not None:
+        shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    config = here("config.json")
+    whole = all(here(file) is not None for file in ("tokenizer_config.json", *shards))
+    return Path(config).parent if config is not None and whole else None

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit_train.encoding.pictures import ATTRIBUTE
-from tunekit_transformers.loading import Tell, explain, hub_arguments, locate, with_padding
+from tunekit_transformers.loading import Tell, explain, hub_arguments, locate, named_after_hub_, with_padding
 from tunekit_transformers.options import LoadOptions
 from tunekit_transformers.quiet import quiet
 
@@ -20,7 +20,7 @@ def find_tokenizer(model: str, options: LoadOptions, tell: Tell) -> Any:
     place, auto = locate(model, options, tell), cast(Any, AutoProcessor)
     with quiet():
         try:
-            processor = auto.from_pretrained(place, **hub_arguments(place, options))
+            processor = auto.from_pretrained(place, **hub_arguments(options))
         except ImportError as error:
             what = " ".join(str(error).split())
             raise TunekitError(f"the processor of {place} needs a package that is not installed: {what}") from error
@@ -33,4 +33,4 @@ def find_tokenizer(model: str, options: LoadOptions, tell: Tell) -> Any:
     if getattr(processor, "chat_template", None):
         tokenizer.chat_template = processor.chat_template
     setattr(tokenizer, ATTRIBUTE, ProcessorReader(processor))
-    return with_padding(tokenizer, place, tell)
+    return named_after_hub_(with_padding(tokenizer, place, tell), model)

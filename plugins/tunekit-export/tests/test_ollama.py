@@ -25,6 +25,14 @@ ALPACA = (
     "{% else %}{{ message.content + '\n\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
+PHI3 = (
+    "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+GLM4 = (
+    "{{ '[gMASK]<sop>' }}{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
 CONVERSATIONS = [
     [("user", "Who?")],
     [("system", "Short."), ("user", "Who {{ .Content }}?")],
@@ -42,7 +50,9 @@ def evaluated(template, turns):
     return head + said + tail
 
 
-@pytest.mark.parametrize("jinja", [CHATML, DEFAULT, ALPACA], ids=["chatml", "default system", "alpaca"])
+@pytest.mark.parametrize(
+    "jinja", [CHATML, DEFAULT, ALPACA, PHI3, GLM4], ids=["chatml", "default system", "alpaca", "phi 3", "glm 4"]
+)
 def test_the_template_says_what_the_chat_template_says(jinja):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = jinja

@@ -63,7 +63,7 @@ def go_template(roles: Roles) -> str:
         keyword = "if" if number == 0 else "else if"
         branches.append(f'{{{{ {keyword} eq .Role "{role}" }}}}{_literal(before)}{{{{ .Content }}}}{_literal(after)}')
     each = "".join(branches)
-    return f"{{{{ range .Messages }}}}{each}{{{{ end }}}}{{{{ end }}}}{_literal(roles.opening)}"
+    return f"{_literal(roles.head)}{{{{ range .Messages }}}}{each}{{{{ end }}}}{{{{ end }}}}{_literal(roles.opening)}"
 
 
 def stops_of(tokenizer: Any, roles: Roles) -> list[str]:

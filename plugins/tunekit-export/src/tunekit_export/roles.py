@@ -1,7 +1,8 @@
 """What a chat template puts around each role's words, worked out by rendering, for formats that know no Jinja.
 
-A template is taken for `before + content + after` for each role, one message behind the other, then what it opens an
-answer with. Whether that is all it does is seen by rendering other conversations: a template that does more is refused.
+A template is taken for a text it begins with, `before + content + after` for each role, one message behind the other,
+and what it opens an answer with. Whether that is all it does is seen by rendering other conversations: a template that
+does more is refused.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Roles:
-    """What stands before and after the words of each role, what opens an answer, and the system message by default."""
+    """What stands before and after the words of each role, what opens an answer, and the system message by default.
+
+    `head` stands before the first message, whosever it is.
+    """
 
     around: dict[str, tuple[str, str]]
     opening: str
+    head: str = ""
     system: str | None = None
 
-    def render(self, turns: Turns, answering: bool = False) -> str:
-        """A conversation as these parts make it."""
+    def render(self, turns: Turns) -> str:
+        """A conversation that waits for an answer, as these parts make it."""
         if self.system is not None and turns[0][0] != "system":
             turns = [("system", self.system), *turns]
         said = "".join(self.around[role][0] + content + self.around[role][1] for role, content in turns)
-        return said + (self.opening if answering else "")
+        return self.head + said + self.opening
 
 
 def roles_of(tokenizer: Any, begin: str = "") -> Roles:
@@ -38,7 +43,7 @@ def roles_of(tokenizer: Any, begin: str = "") -> Roles:
     that does more than put something around messages.
     """
 
-    def render(turns: Turns, answering: bool = False) -> str:
+    def render(turns: Turns, answering: bool = True) -> str:
         messages = [{"role": role, "content": content} for role, content in turns]
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answering)
         return text.removeprefix(begin)
@@ -46,11 +51,8 @@ def roles_of(tokenizer: Any, begin: str = "") -> Roles:
     try:
         roles = _work_out(render)
         for turns in _conversations():
-            for answering in (False, True):
-                if answering and turns[-1][0] == "assistant":
-                    continue
-                if render(turns, answering) != roles.render(turns, answering):
-                    raise ValueError(f"{len(turns)} messages that begin with {turns[0][0]} come out otherwise")
+            if render(turns) != roles.render(turns):
+                raise ValueError(f"{len(turns)} messages that begin with {turns[0][0]} come out otherwise")
     except Exception as error:
         raise ExportError(
             f"the chat template cannot be said without Jinja: {error}",
@@ -62,26 +64,36 @@ def roles_of(tokenizer: Any, begin: str = "") -> Roles:
 def _work_out(render: Any) -> Roles:
     """The parts, each as what is left of a rendering when what is known of it is taken away."""
     system, user, answer = (MARK.format(role) for role in ROLES)
-    talk = [("system", system), ("user", user), ("assistant", answer)]
-    before_system, after_system_before_user, after_user = _cut(render(talk[:2]), system, user)
-    _, _, after_user_before_answer, after_answer = _cut(render(talk), system, user, answer)
-    before_answer = after_user_before_answer.removeprefix(after_user)
-    next_user = _cut(render([*talk, ("user", user + user)]), answer, user + user)[1].removeprefix(after_answer)
-    after_system = after_system_before_user.removesuffix(next_user)
-    opening = render(talk[:2], True).removeprefix(render(talk[:2]))
+    talk = [("system", system), ("user", user), ("assistant", answer), ("user", user)]
+    before_system, system_user, user_answer, answer_user, waiting = _cut(render(talk), system, user, answer, user)
+    first = _cut(render([("user", user)]), user)[0]
+    before_user = _ending(system_user, answer_user, first)
+    after_user = _beginning(user_answer, waiting)
+    alone = _cut(render(talk[:2], False), user)[1]
+    after_user = alone if after_user.startswith(alone) else after_user
+    head = first.removesuffix(before_user)
+    after_system = system_user.removesuffix(before_user)
+    default = None
+    if not before_system.startswith(head):
+        head, default = "", head.removeprefix(before_system).removesuffix(after_system)
     around = {
-        "system": (before_system, after_system),
-        "user": (next_user, after_user),
-        "assistant": (before_answer, after_answer),
+        "system": (before_system.removeprefix(head), after_system),
+        "user": (before_user, after_user),
+        "assistant": (user_answer.removeprefix(after_user), answer_user.removesuffix(before_user)),
     }
-    return Roles(around, opening, _default_system(render([("user", user)]), around, user))
+    return Roles(around, waiting.removeprefix(after_user), head, default)
 
 
-def _default_system(rendered: str, around: dict[str, tuple[str, str]], user: str) -> str | None:
-    """The system message that a conversation without one gets."""
-    before, after = around["system"]
-    head = _cut(rendered, user)[0].removesuffix(around["user"][0])
-    return head.removeprefix(before).removesuffix(after) if head.startswith(before) and head else None
+def _ending(*texts: str) -> str:
+    """What all of these end with."""
+    return _beginning(*(text[::-1] for text in texts))[::-1]
+
+
+def _beginning(*texts: str) -> str:
+    """What all of these begin with."""
+    shortest = min(texts, key=len)
+    ends = (at for at, letter in enumerate(shortest) if any(text[at] != letter for text in texts))
+    return shortest[: next(ends, len(shortest))]
 
 
 def _cut(text: str, *marks: str) -> list[str]:
@@ -96,12 +108,9 @@ def _cut(text: str, *marks: str) -> list[str]:
 
 
 def _conversations() -> Iterator[Turns]:
-    talk = [
-        ("user", "What is it?"),
-        ("assistant", "It is {{ this }}."),
-        ("user", "And\n\nthat?"),
-        ("assistant", "Yes."),
-    ]
-    for length in range(1, len(talk) + 1):
+    """Conversations that wait for an answer, with a system message and without."""
+    talk = [("user", "What is it?"), ("assistant", "It is {{ this }}."), ("user", "And\n\nthat?")]
+    talk += [("assistant", "Yes."), ("user", "So")]
+    for length in (1, 3, 5):
         yield talk[:length]
         yield [("system", "Be brief."), *talk[:length]]

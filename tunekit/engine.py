@@ -181,7 +181,7 @@ class _Engine:
         request = replace(self.plan.load_request, tokenizer=tokenizer, data=data)
         if model is not None:
             request = replace(request, model=str(model))
-        bundle, patched = load(self.context, request)
+        bundle, patched = load(self.context, request, self.plan)
         return NamedAdapters(bundle, self.context, self.plan.stages, patched)
 
     def _train(self, stage: StagePlan, bundle: ModelBundle, data: Prepared) -> StageResult:

@@ -218,10 +218,10 @@ class HookSpecs:
         raise AssertionError
 
     @hookspec("chain")
-    def tunekit_before_load(self, request: LoadRequest, context: Context) -> LoadRequest:
+    def tunekit_before_load(self, request: LoadRequest, plan: Plan, context: Context) -> LoadRequest:
         """Change how the model is loaded, or which.
 
-        Kind: chain over `request`.
+        Kind: chain over `request`; `plan` is what it is loaded for.
         When: after quantisation is decided, before loading.
         Changes: caches on disk at most.
         Returns: the request, usually `request.with_arguments(...)` or `request.configured(...)`; with another `model`

@@ -22,7 +22,7 @@ def open_model(
 ) -> NamedAdapters:
     """Load the model of a plan without an adapter; `model` are trained weights in place of the base's."""
     context, request = _asked(plan, plan.plugins, folder, model)
-    bundle, patched = load(context, replace(request, purpose=purpose))
+    bundle, patched = load(context, replace(request, purpose=purpose), plan)
     return NamedAdapters(bundle, context, plan.stages, patched)
 
 
@@ -35,23 +35,23 @@ def open_dense(plan: Plan, folder: Path, model: Path | None = None, original: bo
     dense = [planned for planned in plan.plugins if QUANTIZED not in planned.plugin.provides]
     if original or len(dense) == len(plan.plugins):
         context, request = _asked(replace(plan, precision=precision), dense, folder, model)
-        bundle, patched = load(context, request)
+        bundle, patched = load(context, request, replace(plan, precision=precision))
     else:
         context, request = _asked(plan, plan.plugins, folder, model)
-        bundle, patched = load(context, replace(request, purpose="train"))  # by kernels that give weights back
+        bundle, patched = load(context, replace(request, purpose="train"), plan)  # kernels that give weights back
         bundle = replace(bundle, model=_dequantized(bundle).float(), quantization=None, precision=precision)
         context = replace(context, precision=precision)
     return NamedAdapters(bundle, context, plan.stages, patched)
 
 
-def load(context: Context, request: LoadRequest) -> tuple[ModelBundle, dict[str, Report]]:
+def load(context: Context, request: LoadRequest, plan: Plan) -> tuple[ModelBundle, dict[str, Report]]:
     """Quantise, prepare, load and patch."""
     calls = context.calls
     assert isinstance(calls, Calls)
     if calls.owner("tunekit_quantize") is not None:
         quantization: Quantization = calls.own("tunekit_quantize", request=request)
         request = replace(request, quantization=quantization)
-    request = calls.chain("tunekit_before_load", "request", request, context=context)
+    request = calls.chain("tunekit_before_load", "request", request, plan=plan, context=context)
     bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
     reports = {planned.name: report for planned, report in calls.each("tunekit_patch", bundle=bundle)}
     return bundle, reports

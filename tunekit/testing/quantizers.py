@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..plugin import Plugin
-from ..values import LoadRequest, ModelBundle, Quantization
+from ..recipe import Recipe
+from ..values import LoadRequest, ModelBundle, Plan, Quantization
 from .observing import changed, gradients, logits, snapshot, train_, trainable
 from .plugins import PluginSuite
-from .runs import calls_of, default_plugin, installed, run_context
+from .runs import calls_of, default_plugin, fake_machine, installed, planned, run_context
 from .tiny import FP32, save_tiny_model
 
 
@@ -51,7 +52,8 @@ class QuantizerSuite(PluginSuite):
         calls, context, request = calls_of(*plugins), run_context(*plugins), self.request(folder)
         if calls.owner("tunekit_quantize") is not None:
             request = replace(request, quantization=calls.own("tunekit_quantize", request=request))
-        request = calls.chain("tunekit_before_load", "request", request, context=context)
+        plan = Plan(Recipe(request.model), fake_machine(), FP32, planned(*plugins), (), ())
+        request = calls.chain("tunekit_before_load", "request", request, plan=plan, context=context)
         bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
         for _ in calls.each("tunekit_patch", bundle=bundle):
             pass  # a patch changes the model in place

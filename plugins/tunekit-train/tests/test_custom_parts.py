@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunekit.errors import TunekitError
-from tunekit_train import AdamW, Metric, Sum, TokenLogProbs
+from tunekit_train import AdamW, Metric, Sum, Sums, TokenLogProbs
 from tunekit_train.testing import CrossEntropy, random_items
 
 
@@ -44,3 +44,26 @@ def test_what_is_no_callback_is_refused(run_training: Any) -> None:
         run_training(
             plugin=Brings("tunekit_train_callbacks", "stop"), steps=1, items=random_items(3), objective=CrossEntropy()
         )
+
+
+class Halved(CrossEntropy):
+    """Half of what another trains for."""
+
+    def __init__(self, objective: Any) -> None:
+        self.objective = objective
+
+    def sums(self, batch: Any, provided: Any) -> Sums:
+        return Sums(self.objective.sums(batch, provided).loss / 2)
+
+
+class Halves(AdamW):
+    """Halves what a stage trains for."""
+
+    def tunekit_train_objective(self, objective: Any, context: Any) -> Halved:
+        assert context.name == "sft"
+        return Halved(objective)
+
+
+def test_a_plugin_changes_what_a_stage_trains_for(run_training: Any) -> None:
+    halved, whole = (run_training(plugin=plugin, steps=1).values("loss") for plugin in (Halves(), AdamW()))
+    assert halved == pytest.approx([loss / 2 for loss in whole])

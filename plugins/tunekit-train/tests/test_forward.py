@@ -88,6 +88,15 @@ def test_a_hybrid_model_is_padded_and_says_why(batch: Batch) -> None:
         choose_strategy(model, "never", 0, "stages.0.sft")
 
 
+def test_a_model_whose_attention_does_not_hear_of_its_window_is_padded() -> None:
+    from transformers import Qwen2MoeForCausalLM
+
+    config = family_model("qwen2_moe").config
+    config.layer_types, config.sliding_window = ["sliding_attention", "full_attention"], 6
+    chosen = choose_strategy(Qwen2MoeForCausalLM(config), "auto", 0, "stages.0.sft")
+    assert (chosen.name, chosen.reason) == ("padded", "qwen2_moe does not tell its attention of its sliding window")
+
+
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "qwen3"])
 def test_the_families_that_users_meet_first_are_among_the_verified(family: str) -> None:
     assert family in FAMILIES

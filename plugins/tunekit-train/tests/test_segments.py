@@ -118,3 +118,16 @@ def test_the_head_runs_at_the_asked_positions_only() -> None:
         with prepared(model, strategy, autocast=False):
             layout = strategy.lay_out(batch)
             assert Forward(model, batch, layout).logits(layout.positions).shape == (batch.supervised_tokens, 128)
+
+
+def test_a_model_into_whose_classes_a_library_has_put_a_forward_of_its_own_is_padded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_llama()
+    kind = type(model.model.layers[0].self_attn)
+
+    def forward(*given: object, **options: object) -> None: ...
+
+    forward.__module__ = "quicklib.models.llama"
+    monkeypatch.setattr(kind, "forward", forward)
+    assert segments_obstacle(model) == "the forward of LlamaAttention was replaced by quicklib"

@@ -9,6 +9,7 @@ from tunekit_train import Job
 
 from . import ZeroConfig
 from .group import Group
+from .leaves import leaf_classes
 
 
 class ZeroRedundancy(Group):
@@ -28,7 +29,7 @@ class ZeroRedundancy(Group):
             "train_micro_batch_size_per_gpu": batch.rows,
             "gradient_accumulation_steps": batch.accumulation // self.count,
             "gradient_clipping": job.config.max_grad_norm,
-            "zero_optimization": self._parts(),
+            "zero_optimization": self._parts(job.bundle.model),
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # the optimiser is the recipe's
         }
@@ -38,9 +39,11 @@ class ZeroRedundancy(Group):
             settings["torch_autocast"] = {"enabled": True, "dtype": precision.compute}
         return settings
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self, model: Any) -> dict[str, Any]:
         parts: dict[str, Any] = {"stage": self.config.stage}
         if self.config.stage == 3:
+            if leaves := leaf_classes(model):
+                parts["leaf_module"] = {"classes": leaves}
             parts["stage3_param_persistence_threshold"] = self.config.keep_whole
             parts["stage3_gather_16bit_weights_on_model_save"] = True
         return parts

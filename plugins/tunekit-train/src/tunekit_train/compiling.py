@@ -11,9 +11,11 @@ from transformers import AttentionInterface
 
 from tunekit.errors import TunekitError
 
-from . import segments
+from .attentions import SegmentAttention, attention_named, attention_of
 from .config import ComputeConfig
+from .forward import base_model
 from .layers import find_layers
+from .segments import NAME
 
 
 @contextmanager
@@ -30,13 +32,34 @@ def compiled(model: Any, config: ComputeConfig) -> Iterator[dict[str, Any]]:
     blocks = list(find_layers(model) or ())
     if not blocks:
         raise TunekitError("compute.compile compiles the blocks of a model, and none are found", "leave it out")
-    attention = segments.segments_attention
+    name = attention_of(base_model(model)).name
+    attention = attention_named(name)
     for block in blocks:
         block.forward = torch.compile(block.forward, backend=config.compile_backend, dynamic=True)
-    AttentionInterface.register(segments.NAME, torch.compiler.disable(attention))  # type: ignore[no-untyped-call]
+    if name == NAME or isinstance(attention, SegmentAttention):
+        AttentionInterface.register(name, _interrupting(attention))
     try:
         yield {"compiled_blocks": len(blocks), "compile_backend": config.compile_backend}
     finally:
-        AttentionInterface.register(segments.NAME, attention)
+        AttentionInterface.register(name, attention)
         for block in blocks:
             del block.forward
+
+
+def _interrupting(attention: Any) -> Any:
+    """The same attention, at which compiled code is interrupted."""
+    call = torch.compiler.disable(attention)  # type: ignore[no-untyped-call]
+    if not isinstance(attention, SegmentAttention):
+        return call
+    traits = attention.traits
+
+    class Interrupting(SegmentAttention):
+        """Attention outside of compiled code."""
+
+        def __call__(self, *tensors: Any, **options: Any) -> tuple[torch.Tensor, None]:
+            """Attend as the other does."""
+            attended: tuple[torch.Tensor, None] = call(*tensors, **options)
+            return attended
+
+    Interrupting.traits = traits
+    return Interrupting()

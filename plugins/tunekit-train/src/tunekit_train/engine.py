@@ -55,6 +55,7 @@ def train(
         InterruptedRunError: Ctrl-C, after a checkpoint at the next step border.
     """
     context = config.seeded(context)
+    objective = context.calls.chain("tunekit_train_objective", "objective", objective, context=context)
     peak = PeakMemory(context.precision.device)
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)

@@ -60,11 +60,12 @@ def choose_strategy(model: Any, padding: Padding, padding_id: int, key: str, sha
         return _padded("batch.padding is always", padding_id)
     obstacle = segments_obstacle(model)
     if obstacle is None:
+        from .attentions import attention_of
+
         reason = f"{base_model(model).config.model_type} attends inside each sequence exactly"
+        apart = attention_of(base_model(model)).traits.sharing if share_prompts else "batch.share_prompts is false"
         sharing = "a prompt is computed once for all sequences of an item, and attended to by each exactly"
-        return Strategy(
-            "segments", reason, padding_id, share_prompts, sharing if share_prompts else "batch.share_prompts is false"
-        )
+        return Strategy("segments", reason, padding_id, apart is None, apart or sharing)
     if padding == "never":
         where = f"{key}.batch.padding"
         raise PlanError([Problem(where, f"padding is never, but {obstacle}", "use padding: auto or always")])
@@ -77,15 +78,26 @@ def _padded(reason: str, padding_id: int) -> Strategy:
 
 def segments_obstacle(model: Any) -> str | None:
     """Say why sequences of this model cannot be laid end to end, or None where they can."""
-    from .segments import FAMILIES
+    from .segments import FAMILIES, WINDOW_UNTOLD
 
     base = base_model(model)
     if base.config.model_type not in FAMILIES or not type(base).__module__.startswith("transformers."):
         return f"{base.config.model_type} is not among the models verified without padding"
+    if base.config.model_type in WINDOW_UNTOLD and "sliding_attention" in base.config.layer_types:
+        return f"{base.config.model_type} does not tell its attention of its sliding window"
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         return "a prompt-learning adapter puts its own tokens in front of each row"
     if not base._can_set_attn_implementation():
         return f"{type(base).__name__} does not let its attention be switched"
+    return _replaced_forward(base)
+
+
+def _replaced_forward(base: Any) -> str | None:
+    """Say that a library has put a forward of its own into a class of transformers: nobody knows if it sees borders."""
+    for kind in {type(module) for module in base.modules()}:
+        ours, found = kind.__module__, getattr(kind.forward, "__module__", None) or kind.__module__
+        if ours.startswith("transformers.") and not found.startswith(("transformers.", "torch.")):
+            return f"the forward of {kind.__name__} was replaced by {found.partition('.')[0]}"
     return None
 
 
@@ -115,9 +127,10 @@ def prepared(model: Any, strategy: Strategy, autocast: bool) -> Iterator[None]:
             if hasattr(config, "use_cache"):
                 stack.callback(setattr, config, "use_cache", config.use_cache)
         if strategy.name == "segments":
-            from . import segments
+            from .attentions import attention_of
+            from .segments import switched
 
-            stack.enter_context(segments.switched(base, segments.NAME))
+            stack.enter_context(switched(base, attention_of(base).name))
         if autocast and model is not base:
             # Autocast casts the adapter's fp32 weights down; without this every input is first cast up to them.
             stack.enter_context(_inputs_as_they_are(model))
@@ -160,6 +173,8 @@ class Forward:
         self._frozen, self.chunked = frozen, chunked
         self._sources = dict(sources or {})
         needs = tuple(needs)
+        self._asked = {name: value for need in needs for name, value in need.asks().items()}
+        self._outputs: dict[str, Any] | None = None
         apart = [need for need in needs if chunked and need.chunks]
         self._logits = _Shares(need.logits_at(layout) for need in needs if need not in apart)
         self._hidden = _Shares(
@@ -200,27 +215,37 @@ class Forward:
             self._run_shared()
         return self._hidden.take(positions)
 
+    def output(self, name: str) -> Any:
+        """What the run for all needs has returned under this name besides logits: for a need that `asks`."""
+        assert self._asked, "a need says in asks() what it wants of the run"
+        if self._outputs is None:
+            self._run_shared()
+        assert self._outputs is not None
+        return self._outputs[name]
+
     def _run_shared(self) -> None:
         """Run the model once for all that was announced."""
         logits_at, hidden_at = self._logits.positions, self._hidden.positions
         nowhere = self.layout.positions[:0]
-        logits, hidden = self._run(nowhere if logits_at is None else logits_at, hidden_at)
+        logits, hidden = self._run(nowhere if logits_at is None else logits_at, hidden_at, self._asked)
         self._logits.fill(logits)
         self._hidden.fill(hidden)
 
-    def _run(self, logits_at: Tensor, hidden_at: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, logits_at: Tensor, hidden_at: Tensor | None, asked: Mapping[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Run the model with its head at `logits_at` only; returns logits and hidden states, the latter maybe empty."""
         arguments = self._arguments()
         logits_at = self._behind_prompts(logits_at)
         if hidden_at is not None:
             with self._surroundings(), _head_given(self.model, logits_at, self._behind_prompts(hidden_at)) as taken:
-                logits: Tensor = self.model(**arguments, use_cache=False).logits
+                logits = self._call(arguments, asked)
             return logits.reshape(-1, logits.shape[-1]), taken[0]
         whole = "logits_to_keep" not in inspect.signature(_inner(self.model).forward).parameters
         if not whole:
             arguments["logits_to_keep"] = logits_at if self.layout.attention_mask is None else self._mask(logits_at)
         with self._surroundings():
-            logits = self.model(**arguments, use_cache=False).logits
+            logits = self._call(arguments, asked)
         logits = logits.reshape(-1, logits.shape[-1])
         return (logits[logits_at] if whole else logits), logits[:0]
 
@@ -229,15 +254,26 @@ class Forward:
         added, length = prompt_tokens(self.model), self.layout.input_ids.shape[1]
         return positions + added * (positions.div(length, rounding_mode="floor") + 1) if added else positions
 
+    def _call(self, arguments: Mapping[str, Any], asked: Mapping[str, Any] | None) -> Tensor:
+        """Call the model; what it returns besides logits is kept where something was asked of it."""
+        out = self.model(**arguments, **(asked or {}), use_cache=False)
+        if asked:
+            self._outputs = {name: value for name, value in out.items() if name != "logits"}
+        logits: Tensor = out.logits
+        return logits
+
     def _arguments(self) -> dict[str, Any]:
         layout = self.layout
         if layout.attention_mask is not None:
             return {"input_ids": layout.input_ids, "attention_mask": layout.attention_mask, **layout.inputs}
+        from .attentions import attention_of
+
+        device = layout.input_ids.device if attention_of(_inner(self.model)).traits.on_device else torch.device("cpu")
         return {
             "input_ids": layout.input_ids,
             "position_ids": layout.position_ids,
-            "cu_seq_lens_q": _cumulative(layout.lengths),
-            "cu_seq_lens_k": _cumulative(layout.key_lengths),
+            "cu_seq_lens_q": _cumulative(layout.lengths).to(device),
+            "cu_seq_lens_k": _cumulative(layout.key_lengths).to(device),
             "max_length_q": max(layout.lengths),
             "max_length_k": max(layout.key_lengths),
         }
@@ -337,7 +373,7 @@ def _head_given(model: Any, logits_at: Tensor, hidden_at: Tensor) -> Iterator[li
 def _cumulative(lengths: tuple[int, ...]) -> Tensor:
     """Where segments begin and end, [segments + 1].
 
-    On the CPU: the segments are a loop on the host, and reading them must not wait for the device.
+    On the CPU, unless a kernel reads them: the segments are a loop on the host, which must not wait for the device.
     """
     return torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
 

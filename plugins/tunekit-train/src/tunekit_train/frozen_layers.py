@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tunekit.values import TokenSequence
 
-from .forward import Forward, segments_obstacle
+from .attentions import attention_of
+from .forward import Forward, base_model, segments_obstacle
 from .hidden_file import HiddenFile, Seen, fingerprint_of, key_of, tokens_of
 from .layers import find_layers, first_trained, given, listened_to, lower_only, relative_difference
 from .layout import Layout
@@ -124,6 +125,8 @@ def _obstacle(job: Job) -> str | None:
         return "the data is not known beforehand"
     if job.config.compute.compile:
         return "compute.compile compiles the layers"
+    if any(need.asks() for need in job.objective.needs):
+        return "the objective asks for something that all layers say"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return "several processes train, and each would need the file"
     layers = find_layers(model)
@@ -132,7 +135,7 @@ def _obstacle(job: Job) -> str | None:
     count = first_trained(layers)
     if not count:
         return "the first layer trains"
-    if (why := segments_obstacle(model)) is not None:
+    if (why := segments_obstacle(model) or attention_of(base_model(model)).traits.evaluation) is not None:
         return why
     if any("forward" in vars(layer) for layer in layers):
         return "the forward of a layer is replaced already"

@@ -8,7 +8,7 @@ from typing import Any
 from tunekit.hooks import hookspec
 from tunekit.values import StageContext
 
-from .objective import Metric
+from .objective import Metric, Objective
 
 
 class TrainHooks:
@@ -28,6 +28,20 @@ class TrainHooks:
         Returns: a function of the same kind, 0 or above.
         Raises: TunekitError naming the option that does not fit.
         Example: a rate that is high in every second thousand of steps.
+        """
+        raise AssertionError
+
+    @hookspec("chain")
+    def tunekit_train_objective(self, objective: Objective, context: StageContext) -> Objective:
+        """Change what a stage trains for.
+
+        Kind: chain over `objective`.
+        When: before the first step, and when a stage is resumed.
+        Changes: nothing. What is returned usually holds the `objective` it is given: it adds a term to its sums, and a
+            need to its needs.
+        Returns: an objective.
+        Raises: TunekitError naming the option that does not fit.
+        Example: the loss that keeps the experts of a mixture evenly used.
         """
         raise AssertionError
 

@@ -21,7 +21,7 @@ from .checks import option_problems, streaming_problems, uneven, unpacked
 from .config import TrainConfig
 from .feeding import Room
 from .fitting import Fitting
-from .forward import Strategy
+from .forward import Strategy, base_model
 from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
@@ -82,6 +82,7 @@ class Job(Surroundings):
         packing, key, found = self.config.batch.packing, self.context.key, []
         found += list(uneven(self.config, self.parallel.count, key))
         found += list(self._not_in_parts())
+        found += list(self._evaluated_otherwise())
         if self.produced is not None and self.parallel.count > 1:
             what = f"learns from what its own model says, and {self.parallel.count} processes would each ask another"
             found.append(Problem(key, what, "train it in one process"))
@@ -94,6 +95,19 @@ class Job(Surroundings):
             found += length_problems(self.config, self.total_steps, key)
         if found:
             raise PlanError(found)
+
+    def _evaluated_otherwise(self) -> Iterator[Problem]:
+        """A loss that compares what the model says in training and in evaluation, where the two attend otherwise."""
+        from .attentions import attention_of
+        from .needs import ReferenceLogProbs
+
+        why = attention_of(base_model(self.bundle.model)).traits.evaluation
+        compared = self.produced is not None or any(
+            isinstance(each, ReferenceLogProbs) for each in self.objective.needs
+        )
+        if why is not None and compared:
+            what = f"compares what the model says in training with what it says in evaluation, and {why}"
+            yield Problem(self.context.key, what, "train this stage with an ordinary attention")
 
     def _not_in_parts(self) -> Iterator[Problem]:
         """What cannot be done where no process has the whole model."""

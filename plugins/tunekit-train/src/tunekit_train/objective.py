@@ -89,6 +89,12 @@ class Need(ABC, Generic[Value]):
         """Where `provide` will ask once for hidden states; None: nowhere."""
         return None
 
+    def asks(self) -> Mapping[str, Any]:
+        """Arguments that the one run for all needs is called with besides: what the model then returns is in
+        `forward.output(name)`. For models that know them; see that it is one in `prepare`.
+        """
+        return {}
+
     def join(self, parts: Sequence[Part[Value]]) -> Value:
         """Put together what was provided for parts of a batch, for a need that `joins`."""
         raise NotImplementedError(f"{type(self).__name__} says that it joins, and has no join")

@@ -20,9 +20,12 @@ NAME = "tunekit_segments"
 
 FAMILIES = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_oss", "phi3", "smollm3"}
-    | {"olmo2", "granite"}
+    | {"olmo2", "granite", "mixtral", "qwen2_moe", "qwen3_moe"}
 )
 """Model types whose loss and gradients the tests have shown to equal the padded computation. All others are padded."""
+
+WINDOW_UNTOLD = frozenset({"qwen2_moe"})
+"""Model types that put a sliding window into their mask alone: without one, as here, the attention would be whole."""
 
 _borders_given: ContextVar[bool] = ContextVar("borders_given", default=False)
 
@@ -62,16 +65,17 @@ def segments_attention(
     position_ids: Tensor | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    written_out: bool = False,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend inside each segment: `query` [1, heads, seq, head_dim], borders in `cu_seq_lens_q` [segments + 1].
 
     A segment with more keys in `cu_seq_lens_k` than tokens continues the last segment before it that has as many of
     both: it attends to that one and to itself. The keyword names and their meaning are those of flash attention, whose
-    variable-length kernels take the same borders over keys that are laid out so. With a mask it is SDPA. Returns
-    [1, seq, heads, head_dim] and no attention weights.
+    variable-length kernels take the same borders over keys that are laid out so. With a mask it is SDPA. `written_out`:
+    no fused kernel is used. Returns [1, seq, heads, head_dim] and no attention weights.
     """
-    kernel = _Kernel(sliding_window, dropout, scaling, softcap, s_aux)
+    kernel = _Kernel(sliding_window, dropout, scaling, softcap, s_aux, written_out)
     if attention_mask is not None or cu_seq_lens_q is None:
         if attention_mask is None and _borders_given.get():
             name = type(module).__name__
@@ -126,11 +130,12 @@ class _Kernel:
     scaling: float | None
     softcap: float | None
     sinks: Tensor | None
+    written_out: bool = False
 
     @property
     def explicit(self) -> bool:
-        """Whether the scores must be written out."""
-        return self.softcap is not None or self.sinks is not None
+        """Whether the scores are written out: asked for, or for what no fused kernel knows."""
+        return self.written_out or self.softcap is not None or self.sinks is not None
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend from the last tokens of the keys; `mask` (bool, or added) instead of the causal band.

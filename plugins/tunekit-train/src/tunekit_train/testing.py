@@ -256,6 +256,7 @@ _SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 _CHANGES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "mistral": {"sliding_window": 6},
@@ -265,6 +266,9 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 6, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 5.0},
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
     "gpt_oss": {"sliding_window": 6, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"sliding_window": 6, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**_EXPERTS, "norm_topk_prob": True},
 }
 _EAGER = {"gemma2", "gpt_oss"}
 """Families with caps or sinks, for which transformers writes the attention out."""

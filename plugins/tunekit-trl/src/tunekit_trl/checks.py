@@ -106,11 +106,14 @@ def _values(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, Any
 
 
 def _measured(plan: Plan, stage: StagePlan) -> Iterator[Problem]:
-    """Metrics of plugins are asked about the batches of our own engine."""
+    """Metrics and objectives of plugins know the batches of our own engine."""
     alone = all(type(each.plugin.plugin).__module__ == __package__ for each in plan.stages)
     for planned in (*stage.uses, *(planned for planned in plan.plugins if alone and planned.stage is None)):
         if implements(planned.plugin, "tunekit_train_metrics"):
             what = f"{planned.name} measures batches of tunekit's own engine, and this stage is trained by TRL's"
+            yield Problem(planned.key, what, "name it in a stage of that engine")
+        if implements(planned.plugin, "tunekit_train_objective"):
+            what = f"{planned.name} changes what tunekit's own engine trains for, and this stage is trained by TRL's"
             yield Problem(planned.key, what, "name it in a stage of that engine")
 
 

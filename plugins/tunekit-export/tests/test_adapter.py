@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tunekit.errors import PlanError
+from tunekit.errors import ExportError, PlanError
 from tunekit.testing.observing import logits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
@@ -41,3 +41,17 @@ def test_an_adapter_on_top_of_another_goes_with_it_and_a_merged_one_holds_both(t
     assert torch.allclose(logits(plain), logits(run_on_top.bundle.model), atol=1e-4)
     merged = AutoModelForCausalLM.from_pretrained(run_on_top.export("merged").folder)
     assert torch.allclose(logits(merged), logits(plain), atol=1e-4)
+
+
+def test_what_is_no_part_of_the_weights_is_exported_alone(train, tmp_path):
+    run = train(tmp_path / "run", peft={"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}})
+    made = run.export("adapter")
+    assert made.verification.kl < 1e-6 < made.verification.base_kl
+    with pytest.raises(ExportError, match=r"peft has trained cannot be added into the weights: .*export the adapter"):
+        run.export("merged")
+
+
+def test_another_method_of_peft_is_exported_alone_and_merged(train, tmp_path):
+    run = train(tmp_path / "run", peft={"method": "ia3"})
+    for made in (run.export("adapter"), run.export("merged")):
+        assert made.verification.kl < 1e-6 < made.verification.base_kl

@@ -61,7 +61,8 @@ class _Side:
         further = {name: value.to(device) for name, value in further.items()}
         with _answering(self.model, self.precision):
             logits = self.model(input_ids=ids, use_cache=False, **further).logits
-        return torch.log_softmax(logits[0, :-1].float(), dim=-1).cpu()
+        own = logits[0, -len(row.ids) : -1]  # an adapter that is a prompt puts tokens of its own before
+        return torch.log_softmax(own.float(), dim=-1).cpu()
 
 
 @dataclass

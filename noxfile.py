@@ -63,6 +63,7 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite."""
     install_everything(session, *TESTING)
     session.install("-c", "constraints.txt", "deepspeed", env={"DS_BUILD_OPS": "0"})  # it compiles what it uses
+    session.install("-c", "constraints.txt", "hqq")  # published as source only
     workers = os.environ.get("TUNEKIT_TEST_WORKERS", "2")
     session.run("pytest", "-n", workers, "--dist", "loadfile", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "1"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,8 +61,21 @@ def trainable(model: Any) -> dict[str, Any]:
 
 
 def snapshot(model: Any) -> Snapshot:
-    """A copy of every parameter and buffer by name."""
-    return {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    """A copy of every parameter and buffer by name; of a tensor that wraps others, of each of those."""
+    return {
+        part: tensor.detach().clone()
+        for name, value in (*model.named_parameters(), *model.named_buffers())
+        for part, tensor in _plain(name, value)
+    }
+
+
+def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that hold the values: quantised ones of some libraries know no comparison of their own."""
+    if not hasattr(value, "__tensor_flatten__"):
+        yield name, value
+        return
+    for inner in value.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{inner}", getattr(value, inner))
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:

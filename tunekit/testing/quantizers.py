@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ..plugin import Plugin
 from ..recipe import Recipe
 from ..values import LoadRequest, ModelBundle, Plan, Quantization
-from .observing import changed, gradients, logits, snapshot, train_, trainable
+from .observing import changed, gradients, logits, snapshot, train_, trainable, training_logits
 from .plugins import PluginSuite
 from .runs import calls_of, default_plugin, fake_machine, installed, planned, run_context
 from .tiny import FP32, save_tiny_model
@@ -44,8 +44,22 @@ class QuantizerSuite(PluginSuite):
 
     def adapted(self, bundle: ModelBundle) -> Any:
         """The model of the bundle with the adapter on it."""
+        return self._attached(bundle).model
+
+    def _attached(self, bundle: ModelBundle) -> ModelBundle:
+        """The bundle with the adapter on it, fresh or the saved one that it names."""
         context = run_context(self.adapter())
-        return context.calls.own("tunekit_attach_adapter", bundle=bundle, context=context).model
+        attached: ModelBundle = context.calls.own("tunekit_attach_adapter", bundle=bundle, context=context)
+        return attached
+
+    def _trained(self, model: Path, adapter: Path) -> tuple[Any, Any]:
+        """Train an adapter and save it: what the model says without it, and with it."""
+        bundle = self._attached(self.quantized(model))
+        start = training_logits(bundle.model)
+        train_(bundle.model, steps=8)
+        assert bundle.save is not None, "the adapter of this suite can be saved"
+        bundle.save(bundle.model, adapter)
+        return start, training_logits(bundle.model)
 
     def _loaded(self, folder: Path, *plugins: Plugin[Any]) -> ModelBundle:
         plugins = (*plugins, default_plugin("tunekit_load_model"))
@@ -106,10 +120,54 @@ class QuantizerSuite(PluginSuite):
         first, second = (logits(self.quantized(tmp_path).model) for _ in range(2))
         assert bool((first == second).all())
 
+    def test_a_saved_adapter_says_the_same_on_a_base_that_is_quantised_anew(self, tmp_path: Path) -> None:
+        """Bit for bit: a finished run can be opened again."""
+        _, trained = self._trained(tmp_path / "model", tmp_path / "adapter")
+        again = replace(self.quantized(tmp_path / "model"), saved_adapter=tmp_path / "adapter")
+        assert bool((training_logits(self._attached(again).model) == trained).all())
+
+    def test_dense_weights_say_what_the_quantised_ones_say(self, tmp_path: Path) -> None:
+        """`dequantize` gives ordinary layers of the same weights, which are saved and loaded as a model of its own."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        bundle = self.quantized(tmp_path / "model")
+        quantization = bundle.quantization
+        assert quantization is not None
+        if quantization.merge == "refuse":
+            assert quantization.dequantize is None, "dense weights would let an adapter be merged, which is refused"
+            return
+        said = training_logits(bundle.model)
+        assert quantization.dequantize is not None, "an adapter can only be merged into dense weights"
+        dense = quantization.dequantize(bundle.model)
+        assert float((training_logits(dense) - said).abs().max()) <= DENSE_ERROR * float(said.abs().max())
+        dense.save_pretrained(str(tmp_path / "dense"))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=torch.float32)
+        assert getattr(loaded.config, "quantization_config", None) is None
+        assert bool((training_logits(loaded) == training_logits(dense)).all())
+
+    def test_a_merged_adapter_says_what_it_has_learnt(self, tmp_path: Path) -> None:
+        """Merged into the dense weights; into the rounded ones it would be rounded away."""
+        start, trained = self._trained(tmp_path / "model", tmp_path / "adapter")
+        bundle = self.quantized(tmp_path / "model")
+        assert bundle.quantization is not None
+        if bundle.quantization.dequantize is None:
+            return
+        dense = bundle.with_model(bundle.quantization.dequantize(bundle.model), saved_adapter=tmp_path / "adapter")
+        attached = self._attached(dense)
+        assert attached.adapters is not None
+        merged = training_logits(attached.adapters.merge(attached.model, attached.adapter_name))
+        learnt = float((trained - start).norm())
+        assert float((merged - trained).norm()) <= DENSE_ERROR * learnt, "what was learnt is lost in merging"
+
+
+DENSE_ERROR = 1e-3
+"""Between the products of a quantised layer and of its dense weights, both in fp32: another order of additions."""
+
 
 def _stored(model: Any) -> int:
     """Bytes of all parameters and buffers."""
-    return sum(value.numel() * value.element_size() for value in (*model.parameters(), *model.buffers()))
+    return sum(value.numel() * value.element_size() for value in snapshot(model).values())
 
 
 def _fill_(model: Any) -> None:

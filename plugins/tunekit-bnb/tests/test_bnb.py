@@ -27,7 +27,8 @@ QUERY = "model.layers.0.self_attn.q_proj"
 
 
 def on(device):
-    return SimpleNamespace(precision=Precision(device, "float32", "float32", "float32", "a test"))
+    precision = Precision(device, "float32", "float32", "float32", "a test")
+    return SimpleNamespace(precision=precision, recipe=SimpleNamespace(model="somebody/some-model"))
 
 
 def estimated(plugin, skeleton, precision=FP32):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -11,14 +12,12 @@ from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, ModelBundle, Plan, Quantization, Report
+from tunekit_transformers import stored_quantization
 
 __all__ = ["Bnb", "BnbConfig"]
 
 DEVICES = frozenset({"cpu", "cuda", "xpu", "hpu", "npu", "mps"})
 """The device types bitsandbytes has kernels for (`bitsandbytes.supported_torch_devices`)."""
-
-HEADS = ("lm_head", "embed_out")
-"""Names of output heads: transformers keeps the head by itself only where no other layer is named."""
 
 _ONLY_WITH = {"kind": 4, "double_quantization": 4, "threshold": 8}
 
@@ -58,35 +57,45 @@ class Bnb(Plugin[BnbConfig]):
     """NF4 and FP4 (QLoRA, arXiv 2305.14314) and LLM.int8() (arXiv 2208.07339)."""
 
     requires = frozenset({"adapter"})
-    provides = frozenset({"quantization", "quantization.bnb"})
+    provides = frozenset({"quantization", "quantization.bnb", "quantization.bitsandbytes"})
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a device that bitsandbytes has no kernels for."""
+        """Refuse a device that bitsandbytes has no kernels for, and options that a quantised checkpoint is not."""
+        from .stored import own, stored_problems
+
+        yield from stored_problems(self.config, own(stored_quantization(str(plan.recipe.model))))
         device = plan.precision.device
-        if device in DEVICES:
-            return []
-        remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
-        return [Problem("use.bnb", f"bitsandbytes has no kernels for {device}", remedy)]
+        if device not in DEVICES:
+            remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
+            yield Problem("use.bnb", f"bitsandbytes has no kernels for {device}", remedy)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Count the linear layers in their fewer bits, scales included; embeddings and head stay as they are."""
         from .layers import estimate_weights
+        from .stored import as_stored, own
 
-        return estimate_weights(self.config, request.load.precision.weights, estimate)
+        config = as_stored(self.config, own(stored_quantization(request.load.model)))
+        return estimate_weights(config, request.load.precision.weights, estimate)
 
     @hookimpl
     def tunekit_quantize(self, request: LoadRequest) -> Quantization:
         """Have the loader quantise while it loads; products run in the compute dtype of the precision policy.
 
-        The weights cannot train. An adapter must not be merged into them: in 4 bits that loses nearly all of it.
+        The weights cannot train. An adapter must not be merged into them: in 4 bits that loses nearly all of it. A
+        checkpoint that is quantised already tells the loader itself.
         """
         import transformers
 
-        config = self.config
+        from tunekit_transformers.quantizing import kept_names
+
+        from .layers import dense
+        from .stored import own
+
+        config, stored = self.config, own(stored_quantization(request.model))
         make_config: Any = transformers.BitsAndBytesConfig
-        options: dict[str, Any] = {"llm_int8_skip_modules": [*config.skip, *HEADS] if config.skip else None}
+        options: dict[str, Any] = {"llm_int8_skip_modules": kept_names(config.skip)}
         if config.bits == 4:
             options |= {
                 "load_in_4bit": True,
@@ -99,7 +108,8 @@ class Bnb(Plugin[BnbConfig]):
         return Quantization(
             method=config.kind if config.bits == 4 else "llm.int8",
             bits=4 + config.scale_bits if config.bits == 4 else 8.0,
-            arguments={"quantization_config": make_config(**options)},
+            arguments={} if stored else {"quantization_config": make_config(**options)},
+            dequantize=partial(dense, dtype=request.precision.weights),
         )
 
     @hookimpl
@@ -107,4 +117,4 @@ class Bnb(Plugin[BnbConfig]):
         """Keep the weights in one layout, and bitsandbytes quiet about what it does on every call."""
         from .layers import steady
 
-        return steady(self.config, bundle.model)
+        return steady(self.config, bundle.model, bundle.precision.compute)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from tunekit.errors import PlanError, Problem, TunekitError, nearest
-from tunekit.values import BYTES, Estimate, Report
+from tunekit.errors import TunekitError
+from tunekit.values import Estimate, Report
+from tunekit_transformers.quantizing import (
+    forget_quantization,
+    layers_to_quantize,
+    linear_layers,
+    refuse_idle_names,
+    stored_estimate,
+)
 
-from . import HEADS, BnbConfig
+from . import BnbConfig
+
+SKIP = "use.bnb.skip"
 
 
 def estimate_weights(config: BnbConfig, dtype: str, estimate: Estimate) -> Estimate:
     """Take the linear layers of the skeleton out of the weights at `dtype` and put them back quantised."""
-    assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
-    layers = to_quantize(estimate.skeleton, config)
-    dense = sum(layer.weight.numel() for layer in layers) * BYTES[dtype]
-    stored = sum(stored_bytes(config, *layer.weight.shape) for layer in layers)
-    for layer in layers:
-        layer.weight.requires_grad_(False)
-    trainable = sum(parameter.numel() for parameter in estimate.skeleton.parameters() if parameter.requires_grad)
-    weights = estimate.memory.get("weights", 0) - dense + stored
-    return replace(estimate, trainable=trainable, memory=estimate.with_memory(weights=weights))
+    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP)
+    return stored_estimate(estimate, layers, dtype, partial(stored_bytes, config))
 
 
 def stored_bytes(config: BnbConfig, rows: int, columns: int) -> int:
@@ -34,27 +36,18 @@ def stored_bytes(config: BnbConfig, rows: int, columns: int) -> int:
     return math.ceil(rows * columns * (4 + config.scale_bits) / 8)
 
 
-def to_quantize(model: Any, config: BnbConfig) -> list[Any]:
-    """Find the layers that bitsandbytes will replace. PlanError where a name in `skip` keeps none."""
-    from transformers.quantizers.quantizers_utils import should_convert_module
-
-    linear = _linear_layers(model)
-    _check_skip(config.skip, linear)
-    head = model.get_output_embeddings()
-    kept = [*config.skip, *HEADS] if config.skip else None
-    return [layer for name, layer in linear.items() if layer is not head and should_convert_module(name, kept)]
-
-
-def steady(config: BnbConfig, model: Any) -> Report:
+def steady(config: BnbConfig, model: Any, compute: str) -> Report:
     """Change quantised layers, in place, so that they hold and compute the same before and after an evaluation.
 
     On a CPU with AVX512-BF16 bitsandbytes repacks 4-bit weights in place in the first evaluation. From then on no
     gradient flows through a layer, dequantising reads garbage, and the scales are rounded. So repacking is switched
-    off for these layers. TunekitError where the loader quantised nothing.
+    off for these layers. Products run in `compute`, whatever a quantised checkpoint says of them. TunekitError where
+    the loader quantised nothing.
     """
     import bitsandbytes
+    import torch
 
-    _check_skip(config.skip, _linear_layers(model))
+    refuse_idle_names(config.skip, linear_layers(model), SKIP)
     kinds: Any = bitsandbytes.nn
     kind = kinds.Linear4bit if config.bits == 4 else kinds.Linear8bitLt
     layers = [module for module in model.modules() if isinstance(module, kind)]
@@ -63,40 +56,58 @@ def steady(config: BnbConfig, model: Any) -> Report:
     details = {"layers": len(layers), "bits": config.bits}
     if config.bits == 8:
         return Report(f"{len(layers)} linear layers in 8 bits", details, undo=_silence_casts())
-    before = [(layer, layer.support_avx512bf16_for_cpu) for layer in layers]
-    _set_repacking((layer, False) for layer in layers)
+    before = [(layer, layer.support_avx512bf16_for_cpu, layer.compute_dtype) for layer in layers]
+    _set_kernels((layer, False, getattr(torch, compute)) for layer in layers)
     summary = f"{len(layers)} linear layers in {config.kind}, never repacked"
-    return Report(summary, details, undo=lambda: _set_repacking(before))
+    return Report(summary, details, undo=lambda: _set_kernels(before))
 
 
-def _linear_layers(model: Any) -> dict[str, Any]:
+def dense(model: Any, dtype: str) -> Any:
+    """Put ordinary layers of the same weights, in `dtype`, in the place of the quantised ones; return the model.
+
+    A layer that was repacked for a CPU is unpacked first: its bytes read as they lie are garbage. What was a `Conv1D`
+    becomes one again, so that the weights can be saved and loaded as those of the architecture.
+    """
+    import bitsandbytes
+
+    kinds: Any = bitsandbytes.nn
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, kinds.Linear4bit | kinds.Linear8bitLt):
+            model.set_submodule(name, _dense_layer(layer, dtype))
+    return forget_quantization(model)
+
+
+def _dense_layer(layer: Any, dtype: str) -> Any:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
+    from tunekit_transformers.frozen_product import dense_linear
+
+    new: Any = dense_linear(_weight(layer).to(getattr(torch, dtype)), layer.bias)
+    if getattr(layer, "source_cls", None) is Conv1D:
+        make: Any = Conv1D
+        linear, new = new, make(layer.out_features, layer.in_features)
+        new.weight = torch.nn.Parameter(linear.weight.t().contiguous(), requires_grad=False)
+        new.bias = linear.bias
+    return new.train(layer.training)
 
 
-def _check_skip(skip: Iterable[str], linear: Iterable[str]) -> None:
-    from transformers.quantizers.quantizers_utils import should_convert_module
+def _weight(layer: Any) -> Any:
+    """[out in] in the dtype that bitsandbytes dequantises to."""
+    import bitsandbytes
 
-    names = list(linear)
-    idle = [part for part in skip if all(should_convert_module(name, [part]) for name in names)]
-    last = sorted({name.rpartition(".")[2] for name in names})
-    if idle:
-        raise PlanError(
-            Problem("use.bnb.skip", f"the model has no linear layer named {part!r}", _suggest(part, last))
-            for part in idle
-        )
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = nearest(name, known)
-    return f"did you mean {close!r}?" if close else f"it has {', '.join(known)}"
+    functional: Any = bitsandbytes.functional
+    if hasattr(layer, "state"):
+        scales = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
+        return functional.int8_vectorwise_dequant(layer.weight.data, scales)
+    if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+        layer.state_dict()  # unpacks, in place
+    return functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
 
 
-def _set_repacking(layers: Iterable[tuple[Any, Any]]) -> None:
-    for layer, allowed in layers:
-        layer.support_avx512bf16_for_cpu = allowed
+def _set_kernels(layers: Iterable[tuple[Any, bool, Any]]) -> None:
+    for layer, repacked, compute in layers:
+        layer.support_avx512bf16_for_cpu, layer.compute_dtype = repacked, compute
 
 
 def _silence_casts() -> Any:

@@ -24,11 +24,12 @@ from tunekit.values import (
 )
 
 from .sources import describe_source
+from .stored import stored_quantization
 
 if TYPE_CHECKING:
     from .options import LoadOptions
 
-__all__ = ["Transformers", "TransformersConfig", "describe_source"]
+__all__ = ["Transformers", "TransformersConfig", "describe_source", "stored_quantization"]
 
 
 class TransformersConfig(PluginConfig):
@@ -74,8 +75,11 @@ class Transformers(Plugin[TransformersConfig]):
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Find out without torch or network whether the model can be loaded at all."""
         from .sources import problems
+        from .stored import stored_problems, stored_quantization
 
-        return [*problems(str(plan.recipe.model), self._options()), *self._spread(plan)]
+        model = str(plan.recipe.model)
+        stored = stored_quantization(model, self.config.revision)
+        return [*problems(model, self._options()), *stored_problems(stored, plan), *self._spread(plan)]
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import replace
 from typing import Any
 
+from tunekit.errors import PlanError
 from tunekit.values import BYTES, Estimate, EstimateRequest
 
 from .conversion import converted_folder, is_complete, read_gguf
@@ -13,12 +14,15 @@ from .loading import auto_class, explain, explain_class, load_config, place_of, 
 from .options import LoadOptions
 from .quiet import quiet
 from .sources import conversion_seconds, find_source
+from .stored import stored_in, stored_problems
 
 
 def extend(request: EstimateRequest, estimate: Estimate, options: LoadOptions) -> Estimate:
     """Set parameters, trainable, memory of weights and process, and the skeleton."""
     notes: list[str] = []
     config = _describe(request.load.model, options, notes.append)
+    if unread := list(stored_problems(stored_in(config.to_dict()), request.plan)):
+        raise PlanError(unread)
     skeleton = build_skeleton(config, request.load.precision.weights, options)
     parameters = sum(parameter.numel() for parameter in skeleton.parameters())
     dtype = request.load.precision.weights if _has_adapter(request) else request.load.precision.trainable

@@ -14,6 +14,7 @@ from .conversion import convert, converted_folder, is_complete, read_gguf
 from .options import LoadOptions
 from .quiet import quiet
 from .sources import ModelSource, find_source, problems, whole_in_hub_cache
+from .stored import stored_in
 
 Tell = Callable[[str], None]
 LOADERS_OWN = frozenset({"dtype", "quantization_config", "attn_implementation"})
@@ -130,6 +131,7 @@ def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
                 place, "model", error
             ) from error
     _refuse_missing_weights(place, info)
+    _refuse_unread(model, request)
     if request.quantization is not None and request.quantization.after_load is not None:
         model = request.quantization.after_load(model)
     return model.eval()
@@ -168,6 +170,15 @@ def _configured(config: Any, request: LoadRequest, arguments: dict[str, Any]) ->
     for change in request.configure:
         change(config)
     return {"config": config, **{name: value for name, value in arguments.items() if name not in overrides}}
+
+
+def _refuse_unread(model: Any, request: LoadRequest) -> None:
+    """Stop at quantised weights that nobody asked for; the plan says so already where it knows the config."""
+    if request.quantization is None and getattr(model.config, "quantization_config", None) is not None:
+        stored = stored_in(model.config.to_dict())
+        method = stored["quant_method"] if stored else "a method without a name"
+        what = f"the weights of {request.model} are stored quantised by {method}, and no plugin was named to read them"
+        raise TunekitError(what, "name the quantiser of that method in use, or a copy with plain weights")
 
 
 def _refuse_missing_weights(place: str, info: dict[str, Any]) -> None:

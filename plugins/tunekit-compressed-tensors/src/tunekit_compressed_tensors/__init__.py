@@ -1,0 +1,62 @@
+"""Adapters over checkpoints that compressed-tensors has stored, whose weights stay as small as they are on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from pydantic import Field
+
+from tunekit.errors import Problem
+from tunekit.hooks import hookimpl
+from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, Plan, Quantization
+from tunekit_transformers import stored_quantization
+
+__all__ = ["CompressedTensors", "CompressedTensorsConfig"]
+
+
+class CompressedTensorsConfig(PluginConfig):
+    """The options of reading a compressed checkpoint."""
+
+    plain_inputs: bool = Field(
+        False,
+        description="train although the checkpoint says that what goes into a layer is rounded when it is served: here "
+        "it is not, so the adapter learns over other numbers than it will meet",
+    )
+
+
+class CompressedTensors(Plugin[CompressedTensorsConfig]):
+    """Reads what llm-compressor writes and vLLM serves: packed integers and float8 (compressed-tensors)."""
+
+    requires = frozenset({"adapter"})
+    provides = frozenset({"quantization", "quantization.compressed-tensors"})
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a checkpoint that is stored another way, and one whose inputs are rounded unless that is accepted."""
+        from .checks import problems
+
+        return problems(self.config, str(plan.recipe.model), stored_quantization(str(plan.recipe.model)))
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Count the layers of the checkpoint's groups in their bits, scales included."""
+        from .estimate import estimate_weights
+
+        stored = stored_quantization(request.load.model)
+        return estimate if stored is None else estimate_weights(stored, request.load.precision.weights, estimate)
+
+    @hookimpl
+    def tunekit_quantize(self, request: LoadRequest) -> Quantization:
+        """Keep the weights compressed where transformers would make them dense in the first forward."""
+        from .estimate import stored_bits
+        from .layers import compressed, dense
+
+        stored = stored_quantization(request.model)
+        return Quantization(
+            method="compressed-tensors",
+            bits=8.0 if stored is None else stored_bits(stored, request.precision.weights),
+            after_load=partial(compressed, dtype=request.precision.weights),
+            dequantize=dense,
+        )

@@ -1,0 +1,39 @@
+"""Linear layers swapped for hqq's, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunekit.errors import PlanError
+from tunekit_transformers.quantizing import layers_to_quantize
+
+from . import HqqConfig
+from .sizes import SKIP, uneven
+
+
+def quantized(config: HqqConfig, model: Any, dtype: str) -> Any:
+    """Put hqq's layers in the place of the linear ones but the head, in place; return the model."""
+    import torch
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear  # type: ignore[import-untyped,unused-ignore]
+
+    settings = BaseQuantizeConfig(nbits=config.bits, group_size=config.group, axis=config.axis)
+    for name, layer in layers_to_quantize(model, config.skip, SKIP).items():
+        if problem := uneven(config, name, *layer.weight.shape):
+            raise PlanError([problem])
+        swapped = HQQLinear(layer, settings, compute_dtype=getattr(torch, dtype), device=str(layer.weight.device))
+        model.set_submodule(name, swapped.requires_grad_(False).train(layer.training))
+    return model
+
+
+def dense(model: Any, dtype: str) -> Any:
+    """Put ordinary layers of the same weights, in `dtype`, in the place of hqq's; return the model."""
+    import torch
+    from hqq.core.quantize import HQQLinear  # type: ignore[import-untyped,unused-ignore]
+
+    from tunekit_transformers.frozen_product import dense_linear
+
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, HQQLinear):
+            new = dense_linear(layer.dequantize().to(getattr(torch, dtype)), layer.bias)
+            model.set_submodule(name, new.train(layer.training))
+    return model

@@ -1,0 +1,139 @@
+"""Weights in 8 or 4 bits or float8 through torchao, and training that expects to be rounded to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tunekit.errors import Problem
+from tunekit.hooks import hookimpl
+from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, ModelBundle, Plan, Quantization, Report
+from tunekit_transformers import stored_quantization
+
+__all__ = ["DYNAMIC", "Kind", "Qat", "QatConfig", "Torchao", "TorchaoConfig"]
+
+Kind = Literal["int8", "int4", "float8", "int8-dynamic", "int4-dynamic", "float8-dynamic"]
+
+DYNAMIC = frozenset({"int8-dynamic", "int4-dynamic", "float8-dynamic"})
+"""Kinds that round what goes into a layer as well, by an operation that has no gradient."""
+
+GROUPS: dict[str, int] = {"int4": 32, "int4-dynamic": 32}
+"""Weights that share a scale where the recipe does not say; for the other kinds, a whole row does."""
+
+WHOLE_ROWS = frozenset({"int8-dynamic", "float8-dynamic"})
+"""Kinds whose kernels take one scale for a row."""
+
+GROUP = "weights of a row that share a scale; left out: int4 32, others the whole row"
+SKIP = "layers that keep their weights, by name or start of name"
+
+
+class TorchaoConfig(PluginConfig):
+    """The options of torchao's weights."""
+
+    kind: Kind = Field(
+        "int8",
+        description="how weights are stored: int8, int4 (a value to a byte, so no smaller than int8) or float8 (e4m3); "
+        "the dynamic kinds round what goes into a layer too, and do not train",
+    )
+    group: int | None = Field(None, ge=8, description=f"{GROUP}; at least 8, and a divisor of every row")
+    skip: tuple[str, ...] = Field((), description=SKIP)
+
+    @model_validator(mode="after")
+    def _the_group_acts(self) -> TorchaoConfig:
+        if self.group is not None and self.kind in WHOLE_ROWS:
+            raise ValueError(f"group means nothing with {self.kind}, which has one scale for a row; leave it out")
+        return self
+
+    @property
+    def columns(self) -> int | None:
+        """Weights that share a scale; None for a whole row."""
+        return self.group or GROUPS.get(self.kind)
+
+
+class Torchao(Plugin[TorchaoConfig]):
+    """Rounded weights of torchao (TorchAO: PyTorch-Native Training-to-Serving Model Optimization, arXiv 2507.16099)."""
+
+    provides = frozenset({"quantization", "quantization.torchao"})
+
+    @property
+    def requires(self) -> frozenset[str]:  # type: ignore[override]
+        """Weights that are rounded once do not train; a dynamic kind trains nothing, and is refused by its stages."""
+        return frozenset() if self.config.kind in DYNAMIC else frozenset({"adapter"})
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse to train over rounded inputs, hardware without float8, and options a quantised checkpoint is not."""
+        from .checks import dynamic_problems, hardware_problems, stored_problems
+
+        yield from dynamic_problems(self.config, plan)
+        yield from hardware_problems(self.config.kind, machine, "use.torchao.kind")
+        yield from stored_problems(self.config, stored_quantization(str(plan.recipe.model)))
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Count the linear layers in a byte per weight and their scales; embeddings and head stay as they are."""
+        from .checks import as_stored
+        from .weights import estimate_weights
+
+        config = as_stored(self.config, stored_quantization(request.load.model))
+        return estimate_weights(config, request.load.precision.weights, estimate)
+
+    @hookimpl
+    def tunekit_quantize(self, request: LoadRequest) -> Quantization:
+        """Have the loader round while it loads. The weights cannot train, and an adapter must not be merged in them."""
+        from .checks import own
+        from .weights import dense, loading_arguments, stored_bits
+
+        stored = own(stored_quantization(request.model))
+        return Quantization(
+            method=self.config.kind,
+            bits=stored_bits(self.config, request.precision.weights),
+            arguments={} if stored else loading_arguments(self.config),
+            dequantize=partial(dense, dtype=request.precision.weights),
+        )
+
+    @hookimpl
+    def tunekit_patch(self, bundle: ModelBundle) -> Report:
+        """Have no layer keep its dense weight from the forward until the backward."""
+        from .weights import frugal
+
+        return frugal(self.config, bundle.model)
+
+
+class QatConfig(PluginConfig):
+    """The options of quantisation-aware training."""
+
+    kind: Literal["int4", "int4-dynamic"] = Field(
+        "int4", description="what the weights will be rounded to; int4-dynamic: what goes into a layer too, to 8 bits"
+    )
+    group: int = Field(32, ge=8, description="weights of a row that share a scale; at least 8, a divisor of every row")
+    skip: tuple[str, ...] = Field((), description=SKIP)
+
+
+class Qat(Plugin[QatConfig]):
+    """Quantisation-aware training (arXiv 1712.05877): all products see the weights as they will be rounded."""
+
+    provides = frozenset({"weights.rounded"})
+    # An adapter's part would be added to the rounded weight, and once merged be rounded with it: another model.
+    conflicts = frozenset({"adapter", "quantization"})
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Round in the skeleton as well, so that the rounded copies are counted among the activations."""
+        from .rounding import prepare_
+
+        prepare_(self.config, estimate.skeleton)
+        return estimate
+
+    @hookimpl
+    def tunekit_patch(self, bundle: ModelBundle) -> Report:
+        """Round the weights of every linear layer but the head in each forward; gradients pass as if it had not."""
+        from .rounding import prepare_, undo_
+
+        layers = prepare_(self.config, bundle.model)
+        summary = f"{len(layers)} linear layers train as they will be rounded to {self.config.kind}"
+        return Report(summary, {"layers": len(layers), "kind": self.config.kind}, partial(undo_, bundle.model, layers))

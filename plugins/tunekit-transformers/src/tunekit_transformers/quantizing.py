@@ -1,0 +1,74 @@
+"""What quantisers share: the linear layers they take, what those weigh once stored, and forgetting that they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tunekit.errors import PlanError, Problem, nearest
+from tunekit.values import BYTES, Estimate
+
+HEADS = ("lm_head", "embed_out")
+"""Names of output heads: transformers keeps the head by itself only where no other layer is named."""
+
+
+def kept_names(skip: Iterable[str]) -> list[str] | None:
+    """What transformers is to be told not to convert, so that the head always keeps its weights."""
+    return [*skip, *HEADS] if skip else None
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """The linear layers of a model by name, those that transformers writes as `Conv1D` among them."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
+
+
+def layers_to_quantize(model: Any, skip: Iterable[str], key: str) -> dict[str, Any]:
+    """The linear layers but the head and those to `skip`. PlanError under `key` where a name keeps none."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    linear, names = linear_layers(model), list(skip)
+    refuse_idle_names(names, linear, key)
+    head, kept = model.get_output_embeddings(), kept_names(names)
+    return {n: layer for n, layer in linear.items() if layer is not head and should_convert_module(n, kept)}
+
+
+def refuse_idle_names(skip: Iterable[str], linear: Iterable[str], key: str) -> None:
+    """Raise PlanError for names of layers to keep that none of the linear layers has."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    names = list(linear)
+    idle = [part for part in skip if all(should_convert_module(name, [part]) for name in names)]
+    last = sorted({name.rpartition(".")[2] for name in names})
+    if idle:
+        what = "the model has no linear layer named"
+        raise PlanError(Problem(key, f"{what} {part!r}", _suggest(part, last)) for part in idle)
+
+
+def stored_estimate(
+    estimate: Estimate, layers: Mapping[str, Any], dtype: str, stored: Callable[[int, int], int]
+) -> Estimate:
+    """Take these layers of the skeleton out of the weights at `dtype`, and put them back as `stored(rows, columns)`."""
+    assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
+    dense = sum(layer.weight.numel() for layer in layers.values()) * BYTES[dtype]
+    kept = sum(stored(*layer.weight.shape) for layer in layers.values())
+    for layer in layers.values():
+        layer.weight.requires_grad_(False)
+    trainable = sum(parameter.numel() for parameter in estimate.skeleton.parameters() if parameter.requires_grad)
+    weights = estimate.memory.get("weights", 0) - dense + kept
+    return replace(estimate, trainable=trainable, memory=estimate.with_memory(weights=weights))
+
+
+def forget_quantization(model: Any) -> Any:
+    """Have a model whose layers are dense again be saved as an ordinary one; return it."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        model.hf_quantizer.remove_quantization_config(model)
+    return model
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = nearest(name, known)
+    return f"did you mean {close!r}?" if close else f"it has {', '.join(known)}"

@@ -253,6 +253,41 @@ def weights_that_differ_each_time():
     return quantized(patch=lambda model: model.lm_head.weight.data.add_(torch.randn(1) * 0.1))
 
 
+@fault(QuantizerSuite, "test_a_saved_adapter_says_the_same_on_a_base_that_is_quantised_anew", "assert")
+def quantises_its_adapter_away() -> Any:
+    return quantized(patch=lambda model: model.lm_head.weight.data.add_(torch.randn(1) * 0.1))
+
+
+@fault(QuantizerSuite, "test_dense_weights_say_what_the_quantised_ones_say", "only be merged into dense weights")
+def has_no_dense_weights() -> Any:
+    return quantized(lambda it: replace(it, dequantize=None))
+
+
+@fault(QuantizerSuite, "test_dense_weights_say_what_the_quantised_ones_say", "which is refused")
+def refuses_to_merge_and_helps_it() -> Any:
+    return quantized(lambda it: replace(it, merge="refuse"))
+
+
+def other_dense_weights(it: Quantization) -> Quantization:
+    def dequantize(model: Any) -> Any:
+        assert it.dequantize is not None
+        dense = it.dequantize(model)
+        dense.model.layers[0].mlp.up_proj.weight.data.mul_(1.1)
+        return dense
+
+    return replace(it, dequantize=dequantize)
+
+
+@fault(QuantizerSuite, "test_dense_weights_say_what_the_quantised_ones_say", "assert")
+def has_other_dense_weights() -> Any:
+    return quantized(other_dense_weights)
+
+
+@fault(QuantizerSuite, "test_a_merged_adapter_says_what_it_has_learnt", "what was learnt is lost in merging")
+def merges_into_other_weights() -> Any:
+    return quantized(other_dense_weights)
+
+
 def loading(
     request_change: Callable[[LoadRequest], LoadRequest] = lambda request: request,
     change: Callable[[ModelBundle], ModelBundle] = lambda bundle: bundle,

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
-from tunekit.testing import QuantizerSuite
+from tunekit.testing import QuantizerSuite, save_tiny_model
 from tunekit.values import ModelBundle
 from tunekit_aqlm import Aqlm
 from tunekit_aqlm.testing import make_checkpoint
+
+
+@cache
+def checkpoint(bits: int) -> Path:
+    """Made once: choosing codes takes seconds."""
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place)
+    return make_checkpoint(save_tiny_model(place / "dense"), place / "coded", bits=bits)
 
 
 class TestOneByte(QuantizerSuite):
@@ -19,11 +31,7 @@ class TestOneByte(QuantizerSuite):
     bits = 8
 
     def quantized(self, folder: Path) -> ModelBundle:
-        self.request(folder)
-        coded = folder.parent / f"{folder.name}-coded"
-        if not coded.exists():
-            make_checkpoint(folder, coded, bits=self.bits)
-        return self._loaded(coded, self.make(), *self.companions)
+        return self._loaded(checkpoint(self.bits), self.make(), *self.companions)
 
 
 class TestTwoBytes(TestOneByte):

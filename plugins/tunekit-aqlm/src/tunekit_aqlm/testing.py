@@ -42,7 +42,7 @@ def make_checkpoint(dense: Path, folder: Path, bits: int = 10, books: int = 2, c
     return folder
 
 
-def encoded(weight: Tensor, bits: int, books: int, columns: int, rounds: int = 6) -> dict[str, Tensor]:
+def encoded(weight: Tensor, bits: int, books: int, columns: int, rounds: int = 2) -> dict[str, Tensor]:
     """Codes, codebooks and scales of a weight [out in]; each codebook takes what the ones before have left."""
     scales = weight.abs().amax(dim=1, keepdim=True)  # [out 1]
     left = (weight / scales).reshape(-1, columns)  # [groups columns]

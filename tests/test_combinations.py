@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from tunekit.engine import open_model
 from tunekit.errors import PlanError
 from tunekit.plugin import Plugin
 from tunekit.testing import conversations, save_tiny_model
-from tunekit.testing.observing import snapshot
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4},
@@ -26,9 +24,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "galore": {"rank": 8, "update_interval": 4, "scale": 1.0},
 }
 """Options that fit the tiny model, for plugins whose defaults are made for large ones."""
-
-STORED = {"aqlm": "tunekit_aqlm.testing", "compressed-tensors": "tunekit_compressed_tensors.testing"}
-"""Who makes a checkpoint of the tiny model for quantisers that only read what is quantised already."""
 
 STAGE = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
 
@@ -81,23 +76,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("combinations") / "model"))
 
 
-def stored_for(quantizer: str | None, dense: str) -> str:
-    """The model as this quantiser reads it, made beside the dense one when first asked for."""
-    if quantizer not in STORED:
-        return dense
-    folder = Path(dense).parent / quantizer
-    if not folder.exists():
-        import_module(STORED[quantizer]).make_checkpoint(Path(dense), folder)
-    return str(folder)
-
-
 def pipeline_of(cell: Cell, model: str) -> tk.Pipeline:
     rows = [
         {"messages": [{"role": turn.role, "content": turn.content} for turn in example.messages]}
         for example in conversations()
     ]
     use = {"precision": {"compute": "fp32"}, **{name: OPTIONS.get(name, {}) for name in cell.plugins}}
-    return tk.Pipeline(model=stored_for(cell.quantizer, model), data=rows, use=use, stages=[STAGE])
+    return tk.Pipeline(model=model, data=rows, use=use, stages=[STAGE])
 
 
 def refusal(cell: Cell, model: str) -> PlanError | None:
@@ -121,20 +106,20 @@ def check_that_it_trains(cell: Cell, model: str, folder: Path) -> None:
     pipeline = pipeline_of(cell, model)
     plan = pipeline.plan()
     start = open_model(plan, folder).use(plan.final_adapter).model
-    before = snapshot(start)
+    before = {name: parameter.detach().clone() for name, parameter in start.named_parameters()}
     named = {name for name, parameter in start.named_parameters() if parameter.requires_grad}
     assert plan.estimate is not None
     assert plan.estimate.trainable == sum(before[name].numel() for name in named)
 
     run = pipeline.run(folder / "run")
     losses = [line["loss"] for line in run.metrics if line["kind"] == "step"]
-    after = snapshot(run.bundle.model)
+    after = dict(run.bundle.model.named_parameters())
     assert after.keys() == before.keys()
     assert all(math.isfinite(loss) for loss in losses)
     half = len(losses) // 2
     assert sum(losses[half:]) / (len(losses) - half) < sum(losses[:half]) / half, losses
-    assert all(bool(value.isfinite().all()) for value in after.values() if value.is_floating_point())
-    moved = {name for name in before if not after[name].to(before[name].dtype).equal(before[name])}
+    assert all(bool(parameter.isfinite().all()) for parameter in after.values() if parameter.is_floating_point())
+    moved = {name for name in before if not after[name].detach().to(before[name].dtype).equal(before[name])}
     assert moved - named == set(), "frozen by the plan, but changed"
     assert named - moved == set(), "trained by the plan, but never changed"
 

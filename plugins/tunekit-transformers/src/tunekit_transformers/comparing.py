@@ -37,8 +37,8 @@ def verify(bundle: ModelBundle, request: ExportRequest, read: Callable[[], Any],
         rows=len(request.rows),
         tokens=against_export.tokens,
         held_out=request.held_out,
-        kl=against_export.divergence / against_export.tokens,
-        base_kl=against_base.divergence / against_base.tokens,
+        kl=_divergence(against_export),
+        base_kl=_divergence(against_base),
         top1=against_export.same / against_export.tokens,
         perplexity=_perplexity(against_export.other_loss, against_export.tokens),
         trained_perplexity=_perplexity(against_export.trained_loss, against_export.tokens),
@@ -96,6 +96,12 @@ def _compare(trained: _Side, other: _Side, request: ExportRequest, name: str) ->
         said = said if bool(said.any()) else torch.ones_like(said)
         sums.add(p[said], q[said], torch.tensor(list(row.ids[1:]))[said])
     return sums
+
+
+def _divergence(sums: _Sums) -> float:
+    """The mean, which is no less than 0 but for rounding; NaN stays."""
+    mean = sums.divergence / sums.tokens
+    return 0.0 if mean < 0 else mean
 
 
 def _perplexity(loss: float, tokens: int) -> float:

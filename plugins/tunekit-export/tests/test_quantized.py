@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -49,3 +52,13 @@ def test_the_adapter_is_read_on_the_quantised_base_and_a_file_is_made_of_the_den
 def test_there_is_no_original_of_what_was_not_quantised(train, tmp_path):
     with pytest.raises(PlanError, match=r"export\.0\.merged\.base: is original, and the base is not quantised"):
         train(tmp_path / "run", export=[{"merged": {"base": "original"}}])
+
+
+def test_there_is_no_original_of_weights_that_are_stored_quantised(base, train, tmp_path):
+    stored = tmp_path / "stored"
+    shutil.copytree(base, stored)
+    described = json.loads((stored / "config.json").read_text())
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    (stored / "config.json").write_text(json.dumps({**described, "quantization_config": said}))
+    with pytest.raises(PlanError, match=r"export\.0\.merged\.base: is original, and .* itself is stored quantised"):
+        train(tmp_path / "run", model=stored, export=[{"merged": {"base": "original"}}], bnb={}, lora={})

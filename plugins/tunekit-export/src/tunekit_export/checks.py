@@ -11,6 +11,7 @@ from typing import Any
 from tunekit.calls import implements
 from tunekit.errors import Problem
 from tunekit.values import Plan
+from tunekit_transformers import stored_quantization
 
 from .architectures import obstacles
 
@@ -27,6 +28,9 @@ def dense_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     key = key_of(plugin, plan)
     if plugin.config.base == "original" and not plan.provides(QUANTIZATION):
         yield Problem(f"{key}.base", "is original, and the base is not quantised, so there is no other", "leave it out")
+    elif plugin.config.base == "original" and stored_quantization(str(plan.recipe.model)) is not None:
+        what = f"is original, and {plan.recipe.model} itself is stored quantised, so there is no other"
+        yield Problem(f"{key}.base", what, "leave it out")
     trained = [stage for stage in plan.stages if stage.adapter == plan.final_adapter]
     if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
         what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"

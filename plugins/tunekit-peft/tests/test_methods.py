@@ -18,13 +18,14 @@ import pytest
 import torch
 
 from tunekit.errors import TunekitError
-from tunekit.testing import default_plugin, run_context, save_tiny_model, tiny_bundle, tiny_tokenizer
+from tunekit.testing import default_plugin, estimate_for, run_context, save_tiny_model, tiny_bundle, tiny_tokenizer
 from tunekit.testing.observing import changed, logits, snapshot, trainable
 from tunekit.testing.tiny import FP32
 from tunekit.values import Item, LoadRequest, ModelBundle, TokenSequence
 from tunekit_peft import METHODS, REFUSED, Peft
 from tunekit_train import Batch, TokenLogProbs
 from tunekit_train.forward import Forward, choose_strategy, prepared, segments_obstacle
+from tunekit_train.shapes import saved_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
 README = Path(__file__).parent.parent / "README.md"
@@ -43,13 +44,11 @@ TINY: dict[str, dict[str, Any]] = {
     "psoft": {"r": 8},
     "pvera": {"r": 16},
     "randlora": {"r": 8},
-    "shira": {"r": 4},
     "tinylora": {"u": 8},
     "trainable_tokens": {"token_indices": list(range(3, 500))},
     "unilora": {"theta_d_length": 64},
     "vblora": {"num_vectors": 16, "vector_length": 32},
     "vera": {"r": 16},
-    "waveft": {"n_frequency": 64},
 }
 """Options that fit the tiny model, for methods whose defaults are made for large ones."""
 
@@ -295,6 +294,14 @@ def test_what_the_readme_says_of_a_method_is_what_happens(method: str) -> None:
     assert (result.merged == "yes") == entry.merges
     assert result.quantized == "not run" or (result.quantized == "yes") == entry.quantized
     assert (result.padded, result.saved) == ("yes", "yes")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plan_counts_what_trains_and_the_memory_it_takes(method: str) -> None:
+    """Of shapes alone: some methods look at numbers while they compute, and cannot be planned."""
+    estimate, model = estimate_for(plugin_for(method)), attached(plugin_for(method)).model
+    assert estimate.trainable == sum(each.numel() for each in trainable(model).values())
+    assert saved_bytes(estimate.skeleton, FP32, 8) > 0
 
 
 def test_every_method_of_peft_is_there_or_is_refused_with_a_reason() -> None:

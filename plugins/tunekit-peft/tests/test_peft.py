@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tunekit as tk
-from tunekit.errors import PlanError, TunekitError
+from tunekit.errors import InterruptedRunError, PlanError, TunekitError
 from tunekit.testing import AdapterSuite, conversations, plan_for, run_context, save_tiny_model, tiny_bundle, tiny_model
 from tunekit.testing.observing import logits, train_, trainable
 from tunekit_peft import Peft
@@ -146,6 +146,24 @@ def test_a_run_learns_a_prompt_answers_with_it_and_opens_it_again(method, model,
     assert opened.perplexity(texts) == pytest.approx(run.perplexity(texts), rel=1e-6)
     each = [run.perplexity([text]) for text in texts]
     assert min(each) < run.perplexity(texts) < max(each)
+
+
+def test_a_prompt_that_a_network_makes_goes_on_to_the_same_bits_after_ctrl_c(model, tmp_path):
+    """PEFT's own format of a checkpoint keeps the prompt and not the network."""
+    use = {"method": "p_tuning", "options": {"num_virtual_tokens": 4, "encoder_hidden_size": 32}}
+    whole = pipeline(model, use, epochs=1, checkpoint={"every": 2})
+
+    def stop(event):
+        if event.kind == "step" and event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        whole.run(tmp_path / "run", watchers=[stop])
+    torch.randn(5)
+    runs = whole.run(tmp_path / "whole"), whole.resume(tmp_path / "run")
+    one, other = (dict(run.bundle.model.named_parameters()) for run in runs)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(each, other[name]) for name, each in one.items())
 
 
 def test_packing_is_refused_where_a_prompt_is_learnt(model):

@@ -75,12 +75,12 @@ def open_saved(bundle: ModelBundle) -> Any:
     return model.eval()
 
 
-def estimate_wrapped(settings: Any, request: EstimateRequest, estimate: Estimate, meta: bool = True) -> Estimate:
-    """Wrap the skeleton and add the adapter's parameters and bytes. `meta`: made of shapes, on the meta device."""
+def estimate_wrapped(settings: Any, request: EstimateRequest, estimate: Estimate) -> Estimate:
+    """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
     import peft
 
     with peft_reading_old_names():
-        skeleton = peft.get_peft_model(estimate.skeleton, settings, low_cpu_mem_usage=meta)
+        skeleton = peft.get_peft_model(estimate.skeleton, settings, low_cpu_mem_usage=True)
     cast_trainable_(skeleton, request.load.precision.trainable)
     trainable = sum(parameter.numel() for parameter in skeleton.parameters() if parameter.requires_grad)
     # Each of the others is taken to be as large as this one; a stage may give them other options.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +68,16 @@ def estimate_adapter(request: Request, asked: EstimateRequest, estimate: Estimat
     """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
     assert estimate.skeleton is not None, "the loader's estimate comes before the adapter's"
     settings = make_settings(request, estimate.skeleton)
-    if not request.entry.meta:  # memory that nobody writes to is not taken
-        estimate.skeleton.to_empty(device="cpu")
     with heard(request):
-        counted = estimate_wrapped(settings, asked, estimate, meta=request.entry.meta)
-    return replace(counted, skeleton=counted.skeleton.to("meta"))
+        counted = estimate_wrapped(settings, asked, estimate)
+    for module in counted.skeleton.modules() if request.entry.evaluated else ():
+        module.train = _stay.__get__(module.eval())
+    return counted
+
+
+def _stay(module: Any, mode: bool = True) -> Any:
+    """Stay in evaluation mode: in training the method looks at numbers, and a skeleton has none."""
+    return module
 
 
 @contextmanager

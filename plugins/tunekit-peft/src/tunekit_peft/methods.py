@@ -18,7 +18,8 @@ class Method:
     """One method: its name and paper, what it changes, and what was seen to work.
 
     `paper` is its arXiv id. `named`: several stand on one model, each switched to exactly. `merges`: it can be added
-    into the weights. `quantized`: it trains on bitsandbytes' 4-bit weights. `meta`: PEFT can make it of shapes alone.
+    into the weights. `quantized`: it trains on bitsandbytes' 4-bit weights. `evaluated`: PEFT can compute with
+    shapes alone in evaluation mode only.
     `defaults` are options that PEFT has no usable value for, `idle` those that it takes and does nothing with.
     """
 
@@ -28,7 +29,7 @@ class Method:
     named: bool = True
     merges: bool = True
     quantized: bool = False
-    meta: bool = True
+    evaluated: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
 
@@ -88,14 +89,12 @@ METHODS: dict[str, Method] = {
     "pvera": Method("probabilistic VeRA", "2512.07703", quantized=True),
     "randlora": Method("random bases at full rank", "2502.00987", quantized=True),
     "road": Method("rotations in two dimensions", "2409.00119", quantized=True),
-    "shira": Method("sparse high-rank updates", "2406.13175", meta=False, quantized=True),
     "supertuning": Method("sparse updates", "2607.09287"),
     "tinylora": Method("vectors shared by layers", "2602.04118"),
     "trainable_tokens": Method("rows of the embedding", "in PEFT", "own", quantized=True),
     "unilora": Method("one vector for all layers", "2506.00799"),
-    "vblora": Method("vector bank", "2405.15179", quantized=True),
+    "vblora": Method("vector bank", "2405.15179", quantized=True, evaluated=True),
     "vera": Method("vectors on shared random matrices", "2310.11454", quantized=True),
-    "waveft": Method("wavelets", "2505.12532", quantized=True),
 }
 """What works, by the names that recipes use."""
 
@@ -111,6 +110,8 @@ REFUSED: dict[str, str] = {
     "multitask_prompt_tuning": "it goes by the task of each row, and rows name none",
     "poly": "it goes by the task of each row, and rows name none",
     "shadow": "it adds a model beside the model, with a loss of its own",
+    "shira": "PEFT computes with sparse tensors, which shapes alone cannot follow, so a plan could not tell its memory",
+    "waveft": "PEFT looks for what is not zero while it computes, so that a plan could not tell its memory",
     "xlora": "it mixes adapters that are trained already",
 }
 """What cannot be used, and why."""

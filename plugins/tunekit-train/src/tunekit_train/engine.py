@@ -25,6 +25,7 @@ from .fitting import Fitting, as_options_say, checkpointed
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
 from .job import Job
+from .learnt_prompts import PromptRestorer
 from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
@@ -72,6 +73,7 @@ def train(
             job.produced.start(job, sources, resumed)
         if resumed is not None:
             _take_up_(trainer, resumed)
+            trainer.add_callback(PromptRestorer(bundle.model, resumed))
         with closing(trainer), stop.listening(), _ctrl_c(job):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop.asked and trainer.state.global_step < job.total_steps:

@@ -98,7 +98,7 @@ def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:
     storages: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        if id(tensor) not in own and not isinstance(tensor, torch.nn.Parameter):
+        if id(tensor) not in own and not isinstance(tensor, torch.nn.Parameter) and tensor.layout == torch.strided:
             storages.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 

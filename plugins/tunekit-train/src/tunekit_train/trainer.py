@@ -22,6 +22,7 @@ from .feeding import Drawn, InTurn, StreamedBatches
 from .fitting import offloaded
 from .job import Job
 from .layout import laid_tokens
+from .learnt_prompts import save_prompt
 from .objective import Batch, Sum, Sums
 from .order import extended
 from .parallel import Counted, Turns
@@ -144,6 +145,7 @@ class EngineTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
         if output_dir is not None and self.args.should_save:
             remove_inactive_adapters(self.job.bundle.model, Path(output_dir))
+            save_prompt(self.job.bundle.model, Path(output_dir))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of the job, over all groups of the optimiser."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tunekit.testing import PatchSuite, QuantizerSuite
-from tunekit_torchao import Qat, Torchao
+from tunekit.testing import ExportSuite, PatchSuite, QuantizerSuite
+from tunekit_torchao import Qat, Torchao, TorchaoExport
 
 
 class TestInt8(QuantizerSuite):
@@ -25,3 +25,7 @@ class TestFloat8(QuantizerSuite):
 class TestQat(PatchSuite):
     plugin = Qat()
     changes = frozenset({"evaluation", "training", "gradients"})
+
+
+class TestInt8Export(ExportSuite):
+    plugin = TorchaoExport()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -87,3 +88,16 @@ def test_a_run_learns_and_leaves_an_ordinary_model(folder, tmp_path):
     assert sum(losses[len(losses) // 2 :]) < sum(losses[: len(losses) // 2])
     again = tk.open_run(tmp_path / "run")
     assert bool((logits(again.bundle.model) == logits(run.bundle.model)).all())
+
+
+def test_what_it_has_trained_is_exported_rounded_and_says_the_same(folder, tmp_path):
+    """The same kind and groups: nothing is lost, where rounding after plain training loses something."""
+    kept = {}
+    for name, use in (("aware", [Qat(group=64)]), ("plain", [])):
+        stage = {"sft": {"epochs": 2, "learning_rate": 2e-3, "checkpoint": {"every": 0}}}
+        export = [{"torchao": {"kind": "int4", "group": 64, "tolerance": 0.9}}]
+        pipeline = tk.Pipeline(model=str(folder), data=ROWS, use=[*use, PRECISE], stages=[stage], export=export)
+        run = pipeline.run(tmp_path / name)
+        kept[name] = json.loads((run.folder / "exports" / "torchao" / "export.json").read_text())
+    aware, plain = (kept[name]["verification"]["kl"] for name in ("aware", "plain"))
+    assert aware < 1e-5 < plain

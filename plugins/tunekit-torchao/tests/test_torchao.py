@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import tunekit as tk
 from tunekit.errors import PlanError
@@ -16,6 +17,7 @@ from tunekit.testing import (
     FP32,
     MIXED,
     conversations,
+    default_plugin,
     estimate_for,
     fake_machine,
     plan_for,
@@ -31,6 +33,7 @@ from tunekit_torchao.weights import rounded_layers
 from tunekit_transformers import stored_quantization
 
 QUERY = "model.layers.0.self_attn.q_proj"
+ROWS = [{"messages": [{"role": t.role, "content": t.content} for t in e.messages]} for e in conversations()]
 STAGE: dict[str, Any] = {"sft": {"epochs": 1}}
 KINDS = ["int8", "int4", "float8"]
 
@@ -41,8 +44,7 @@ def adapted(bundle):
 
 
 def planned(model, *plugins, **options):
-    rows = [{"messages": [{"role": t.role, "content": t.content} for t in e.messages]} for e in conversations()]
-    return tk.Pipeline(model=str(model), data=rows, use=list(plugins), stages=[STAGE], **options).plan()
+    return tk.Pipeline(model=str(model), data=ROWS, use=list(plugins), stages=[STAGE], **options).plan()
 
 
 def weight_error(load, **options):
@@ -232,3 +234,35 @@ def test_the_quantization_tells_what_it_allows():
     for options, bits in (({}, 8.0), ({"kind": "int4"}, 9.25), ({"kind": "int8", "group": 32}, 9.25)):
         said = Torchao(**options).tunekit_quantize(request=LoadRequest("m", FP32))
         assert (said.adapter_only, said.merge, said.bits) == (True, "dequantize", bits)
+
+
+def exported(folder, place, **options):
+    stage = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
+    use = [Torchao(kind="int4"), Lora(rank=4), default_plugin("tunekit_precision", compute="fp32")]
+    pipeline = tk.Pipeline(
+        model=str(folder), data=ROWS, use=use, stages=[stage], export=[{"torchao": {"tolerance": 0.9, **options}}]
+    )
+    run = pipeline.run(place)
+    return run.folder / "exports" / "torchao", json.loads((run.folder / "exports/torchao/export.json").read_text())
+
+
+def test_an_adapter_over_rounded_weights_is_exported_rounded_anew_and_keeps_what_it_learnt(folder, tmp_path):
+    """Merged into int4 itself it would be lost: int8 of the merged weights keeps it, over either base."""
+    place, kept = exported(folder, tmp_path / "run", skip=["q_proj"], group=32)
+    found = kept["verification"]
+    assert found["kl"] < 0.01 * found["base_kl"]
+    layers = rounded_layers(AutoModelForCausalLM.from_pretrained(place))
+    assert len(layers) == 12
+    assert {tuple(layer.weight.block_size) for layer in layers.values()} == {(1, 32)}
+
+
+def test_an_export_says_what_does_not_fit(folder):
+    def planned_with(**options):
+        use, stage = [Lora(rank=4)], STAGE
+        export = [{"torchao": options}]
+        return tk.Pipeline(model=str(folder), data=ROWS, use=use, stages=[stage], export=export).plan(estimate=False)
+
+    with pytest.raises(PlanError, match=r"export\.torchao\.kind: is float8-dynamic, and no accelerator here"):
+        planned_with(kind="float8-dynamic")
+    with pytest.raises(PlanError, match=r"export\.torchao\.base: is original, and the base is not quantised"):
+        planned_with(base="original")

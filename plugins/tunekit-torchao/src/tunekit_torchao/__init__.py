@@ -10,11 +10,34 @@ from pydantic import Field, model_validator
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
+from tunekit.options import ExportConfig
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, ModelBundle, Plan, Quantization, Report
+from tunekit.values import (
+    Context,
+    Estimate,
+    EstimateRequest,
+    Exported,
+    ExportRequest,
+    LoadRequest,
+    Machine,
+    ModelBundle,
+    Plan,
+    Quantization,
+    Report,
+)
 from tunekit_transformers import stored_quantization
 
-__all__ = ["DYNAMIC", "Kind", "Qat", "QatConfig", "Torchao", "TorchaoConfig"]
+__all__ = [
+    "DYNAMIC",
+    "Kind",
+    "Qat",
+    "QatConfig",
+    "Rounded",
+    "Torchao",
+    "TorchaoConfig",
+    "TorchaoExport",
+    "TorchaoExportConfig",
+]
 
 Kind = Literal["int8", "int4", "float8", "int8-dynamic", "int4-dynamic", "float8-dynamic"]
 
@@ -31,8 +54,8 @@ GROUP = "weights of a row that share a scale; left out: int4 32, others the whol
 SKIP = "layers that keep their weights, by name or start of name"
 
 
-class TorchaoConfig(PluginConfig):
-    """The options of torchao's weights."""
+class Rounded(PluginConfig):
+    """How weights are rounded."""
 
     kind: Kind = Field(
         "int8",
@@ -43,7 +66,7 @@ class TorchaoConfig(PluginConfig):
     skip: tuple[str, ...] = Field((), description=SKIP)
 
     @model_validator(mode="after")
-    def _the_group_acts(self) -> TorchaoConfig:
+    def _the_group_acts(self) -> Rounded:
         if self.group is not None and self.kind in WHOLE_ROWS:
             raise ValueError(f"group means nothing with {self.kind}, which has one scale for a row; leave it out")
         return self
@@ -52,6 +75,10 @@ class TorchaoConfig(PluginConfig):
     def columns(self) -> int | None:
         """Weights that share a scale; None for a whole row."""
         return self.group or GROUPS.get(self.kind)
+
+
+class TorchaoConfig(Rounded):
+    """The options of torchao's weights."""
 
 
 class Torchao(Plugin[TorchaoConfig]):
@@ -137,3 +164,34 @@ class Qat(Plugin[QatConfig]):
         layers = prepare_(self.config, bundle.model)
         summary = f"{len(layers)} linear layers train as they will be rounded to {self.config.kind}"
         return Report(summary, {"layers": len(layers), "kind": self.config.kind}, partial(undo_, bundle.model, layers))
+
+
+class TorchaoExportConfig(Rounded, ExportConfig):
+    """The options of rounded weights to serve."""
+
+    base: Literal["stored", "original"] = Field(
+        "stored",
+        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
+        "on, made dense; original, those before they were quantised",
+    )
+
+
+class TorchaoExport(Plugin[TorchaoExportConfig]):
+    """The merged model with the weights of its linear layers rounded by torchao, in safetensors for transformers."""
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse hardware without float8 where the result is to be read, and a base that nothing was quantised of."""
+        from .checks import hardware_problems
+
+        yield from hardware_problems(self.config.kind, machine, "export.torchao.kind")
+        if self.config.base == "original" and not plan.provides("quantization"):
+            what = "is original, and the base is not quantised, so there is no other"
+            yield Problem("export.torchao.base", what, "leave it out")
+
+    @hookimpl
+    def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:
+        """Merge in float32, round, write, and have transformers read it."""
+        from .exporting import export_rounded
+
+        return export_rounded(self.config, bundle, request)

@@ -16,14 +16,14 @@ from tunekit_transformers.quantizing import (
     stored_estimate,
 )
 
-from . import TorchaoConfig
+from . import Rounded, TorchaoConfig
 
 SKIP = "use.torchao.skip"
 WEIGHT = ".weight"
 """transformers asks by the names of weights here, and of layers for the other libraries."""
 
 
-def loading_arguments(config: TorchaoConfig) -> dict[str, Any]:
+def loading_arguments(config: Rounded) -> dict[str, Any]:
     """What transformers is given to round while it loads."""
     import transformers
 
@@ -79,7 +79,13 @@ def frugal(config: TorchaoConfig, model: Any) -> Report:
     details = {"layers": len(layers), "kind": config.kind}
     if config.kind in DYNAMIC:  # nothing trains, and torchao's own kernels round what goes in
         return Report(f"{len(layers)} linear layers in {config.kind}", details)
-    undo = replace_products_(layers.values(), _dense_weight)
+    put_back = replace_products_(layers.values(), _dense_weight)
+    model.is_quantized = False  # transformers lets only kinds of 8 bits be trained over, by the name of their class
+
+    def undo() -> None:
+        put_back()
+        model.is_quantized = True
+
     return Report(f"{len(layers)} linear layers in {config.kind}, dense for each product only", details, undo)
 
 

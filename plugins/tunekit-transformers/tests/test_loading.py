@@ -81,6 +81,19 @@ def test_arguments_of_before_load_reach_the_model(folder: Path, loaded: Loaded) 
     assert model.config.rope_parameters["factor"] == 2.0
 
 
+def test_changes_of_the_config_go_with_what_other_plugins_ask_for(folder: Path, loaded: Loaded) -> None:
+    def widen(config: Any) -> None:
+        config.max_position_embeddings *= 2
+
+    asked = {
+        "attn_implementation": "eager",
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+    }
+    config = loaded(folder, {"arguments": asked, "configure": (widen, widen)}).model.config
+    assert (config._attn_implementation, config.rope_parameters["factor"]) == ("eager", 2.0)
+    assert config.max_position_embeddings == 4 * 2048
+
+
 def test_a_quantisation_passes_its_arguments_on_and_swaps_modules_afterwards(folder: Path, loaded: Loaded) -> None:
     def zero_head_(model: Any) -> Any:
         with torch.no_grad():

@@ -118,31 +118,48 @@ def test_a_whole_model_is_saved_with_what_reads_its_images(models: Models, pictu
     )
 
 
-def test_texts_and_images_may_be_mixed_and_several_stand_where_the_text_says(
-    models: Models, pictures: Path, tmp_path: Path
-) -> None:
-    red, blue = str(pictures / "red.png"), (pictures / "blue.png").read_bytes()
-    opened = Pillow.open(pictures / "green.png")
-    data = [
-        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
-        {
-            "messages": [
-                {"role": "user", "content": "Is <image> like <image> or <image>?"},
-                {"role": "assistant", "content": "no"},
-            ],
-            "images": [red, blue, opened],
-        },
+def mixed(pictures: Path) -> list[dict[str, Any]]:
+    """No image, one, and three: a path, the bytes of a file, and one that is open."""
+    three = [str(pictures / "red.png"), (pictures / "blue.png").read_bytes(), Pillow.open(pictures / "green.png")]
+    asked = [
+        ("hi", "hello", []),
+        ("<image>What colour?", "red", three[:1]),
+        ("Is <image> like <image> or <image>?", "no", three),
     ]
-    made = pipeline(models("llava"), data * 2, {"evaluate": {"share": 0}}, **LORA)
-    item = list(made.data().stages[0].items)[1]
-    tokenizer = made.data().stages[0].tokenizer
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    ids = list(item.sequences[0].ids)
+    return [
+        {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": answer}], "images": images}
+        for said, answer, images in asked
+    ]
+
+
+def test_images_stand_where_the_text_says_and_have_no_loss(models: Models, pictures: Path) -> None:
+    stage = pipeline(models("llava"), mixed(pictures), **LORA).data().stages[0]
+    image = stage.tokenizer.convert_tokens_to_ids("<image>")
+    sequence = list(stage.items)[2].sequences[0]
+    ids = list(sequence.ids)
     assert ids.count(image) == 12, "four tokens for each image of 28 x 28 in patches of 14"
-    text = tokenizer.decode([at for at in ids if at != image])
-    assert "Is  like  or ?" in text
-    assert all(weight == 0 for at, weight in zip(ids, item.sequences[0].weights, strict=True) if at == image)
-    assert all(torch.isfinite(torch.tensor(losses(made.run(tmp_path / "run")))))
+    assert "Is  like  or ?" in stage.tokenizer.decode([at for at in ids if at != image])
+    assert all(weight == 0 for at, weight in zip(ids, sequence.weights, strict=True) if at == image)
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_rows_with_and_without_images_lose_alone_what_they_lose_together(
+    models: Models, pictures: Path, tmp_path: Path, family: str
+) -> None:
+    found = []
+    for name, batch in (("together", {"rows": 3}), ("alone", {"rows": 1, "accumulation": 3})):
+        stage = {"batch": batch, "evaluate": {"share": 0}, "steps": 2, "learning_rate": 1e-3}
+        found.append(losses(pipeline(models(family), mixed(pictures), stage, **LORA).run(tmp_path / name)))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_model_that_sees_may_get_new_tokens(models: Models, pictures: Path, tmp_path: Path) -> None:
+    words = {"tokens": ["What colour", *(f"w{at}" for at in range(120))]}
+    made = pipeline(models("llava"), rows(pictures, 1), vocabulary=words, **LORA)
+    run = made.run(tmp_path / "run")
+    again = tk.open_run(tmp_path / "run")
+    assert again.bundle.model.get_input_embeddings().weight.shape[0] == 576
+    assert ask(again, pictures, "red") == ask(run, pictures, "red")
 
 
 def test_what_a_user_writes_never_stands_for_an_image(models: Models, pictures: Path) -> None:

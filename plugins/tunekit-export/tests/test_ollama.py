@@ -75,6 +75,12 @@ def test_what_the_reader_puts_first_by_itself_is_left_out():
     assert stops_of(tokenizer, roles) == ["<|im_end|>"]
 
 
+def test_an_answer_ends_at_the_token_that_the_template_puts_behind_it_whatever_the_end_token_is():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    assert stops_of(tokenizer, roles_of(tokenizer)) == ["<|endoftext|>", "<|im_end|>"]
+
+
 @pytest.mark.parametrize(
     "jinja",
     [

@@ -67,10 +67,10 @@ def go_template(roles: Roles) -> str:
 
 
 def stops_of(tokenizer: Any, roles: Roles) -> list[str]:
-    """Texts at which an answer ends: the end token, and what the template puts after an answer where it is special."""
-    special = set(tokenizer.all_special_tokens)
-    after = roles.around["assistant"][1].strip()
-    return [stop for stop in dict.fromkeys((tokenizer.eos_token, after)) if stop in special]
+    """Texts at which an answer ends: the end token, and the token that the template puts behind an answer."""
+    behind = (roles.around["assistant"][1] + roles.around["user"][0]).lstrip()
+    first = [token for token in tokenizer.get_added_vocab() if behind.startswith(token)]
+    return [stop for stop in dict.fromkeys((tokenizer.eos_token, *first)) if stop]
 
 
 def _literal(text: str) -> str:

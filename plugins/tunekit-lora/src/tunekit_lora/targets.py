@@ -71,7 +71,8 @@ def _named(
     if config.targets == "none":
         return []
     if config.targets == "all-linear":
-        return sorted(_body(model, linear), key=list(linear).index)
+        # A gate of one number has no update of a lower rank than itself.
+        return sorted((name for name in _body(model, linear) if min(linear[name]) > 1), key=list(linear).index)
     if isinstance(config.targets, str):
         return [name for name in linear if re.fullmatch(config.targets, name)]
     problems += _unmatched("targets", config.targets, known)

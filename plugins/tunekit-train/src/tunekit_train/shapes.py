@@ -16,6 +16,7 @@ from tunekit.values import BYTES, Item, Precision
 from .chunked import CHUNK_LOGITS
 from .config import TrainConfig
 from .cross_entropy import CHUNK_ELEMENTS
+from .expert_shapes import with_shapes_of_experts_
 from .fitting import Fitting, as_options_say
 from .forward import base_model, segments_obstacle
 from .layers import find_layers, first_trained
@@ -94,6 +95,7 @@ def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:
     where frozen weights are stored in it; weights in a wider dtype are cast for each product, and the casts are kept.
     """
     model = copy.deepcopy(skeleton).to(getattr(torch, precision.compute)).train()
+    updated = with_shapes_of_experts_(base_model(model))
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     storages: dict[int, Tensor] = {}
 
@@ -108,7 +110,7 @@ def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:
     with switched(base_model(model), NAME), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(input_ids=ids, use_cache=False, logits_to_keep=keep)
     kept = sum(tensor.untyped_storage().nbytes() for at, tensor in storages.items() if at not in parameters)
-    return kept + _cast_weights(model, precision)
+    return kept + updated * BYTES[precision.compute] + _cast_weights(model, precision)
 
 
 def _cast_weights(model: Any, precision: Precision) -> int:

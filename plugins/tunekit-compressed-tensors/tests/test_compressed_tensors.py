@@ -149,3 +149,25 @@ def test_a_run_learns_and_opens_again(checkpoint, tmp_path):
     assert bool((logits(tk.open_run(tmp_path / "run").bundle.model) == logits(run.bundle.model)).all())
     with torch.no_grad():
         assert run.bundle.model(input_ids=token_ids()).logits.isfinite().all()
+
+
+def test_an_export_is_packed_as_asked_and_keeps_what_an_adapter_over_packed_weights_has_learnt(checkpoint, tmp_path):
+    stage = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
+    use = [CompressedTensors(), Lora(rank=4), default_plugin("tunekit_precision", compute="fp32")]
+    export = [{"compressed-tensors": {"bits": 8, "group": 64}}]
+    run = tk.Pipeline(model=str(checkpoint), data=ROWS, use=use, stages=[stage], export=export).run(tmp_path / "run")
+    place = run.folder / "exports" / "compressed-tensors"
+    found = json.loads((place / "export.json").read_text())["verification"]
+    assert found["kl"] < 0.01 * found["base_kl"]
+    stored = json.loads((place / "config.json").read_text())["quantization_config"]
+    weights = stored["config_groups"]["group_0"]["weights"]
+    assert (weights["num_bits"], weights["group_size"]) == (8, 64)
+
+
+def test_an_export_of_an_original_that_is_none_is_refused(tmp_path):
+    dense, export = save_tiny_model(tmp_path / "dense"), [{"compressed-tensors": {"base": "original"}}]
+    pipeline = tk.Pipeline(model=str(dense), data=ROWS, use=[Lora(rank=4)], stages=[STAGE], export=export)
+    with pytest.raises(
+        PlanError, match=r"export\.compressed-tensors\.base: is original, and the base is not quantised"
+    ):
+        pipeline.plan(estimate=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunekit.testing import QuantizerSuite, tiny_model, tiny_tokenizer
+from tunekit.testing import ExportSuite, QuantizerSuite, tiny_model, tiny_tokenizer
 from tunekit.values import ModelBundle
-from tunekit_compressed_tensors import CompressedTensors
+from tunekit_compressed_tensors import CompressedTensors, CompressedTensorsExport
 from tunekit_compressed_tensors.producing import compress_
 
 
@@ -28,3 +28,7 @@ class TestEightBits(TestFourBits):
     error_bound = 0.03
     gradient_cosine = 0.99
     bits = 8
+
+
+class TestExport(ExportSuite):
+    plugin = CompressedTensorsExport(bits=8)

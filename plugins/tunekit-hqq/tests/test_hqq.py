@@ -8,8 +8,9 @@ import pydantic
 import pytest
 import torch
 
+import tunekit as tk
 from tunekit.errors import PlanError
-from tunekit.testing import FP32, MIXED, estimate_for, fake_machine, plan_for
+from tunekit.testing import FP32, MIXED, conversations, default_plugin, estimate_for, fake_machine, plan_for
 from tunekit.testing.observing import logits, snapshot
 from tunekit.values import LoadRequest
 from tunekit_hqq import Hqq
@@ -121,3 +122,13 @@ def test_the_dense_model_says_what_the_packed_one_says(load):
     said = logits(bundle.model)
     torch.testing.assert_close(logits(bundle.quantization.dequantize(bundle.model)), said, rtol=1e-4, atol=1e-5)
     assert not swapped(bundle.model)
+
+
+def test_a_run_learns_and_opens_again(folder, tmp_path):
+    rows = [{"messages": [{"role": t.role, "content": t.content} for t in e.messages]} for e in conversations()]
+    stage = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
+    use = [Hqq(), Lora(rank=4), default_plugin("tunekit_precision", compute="fp32")]
+    run = tk.Pipeline(model=str(folder), data=rows, use=use, stages=[stage]).run(tmp_path / "run")
+    losses = [line["loss"] for line in run.metrics if line["kind"] == "step"]
+    assert losses[-1] < losses[0]
+    assert bool((logits(tk.open_run(tmp_path / "run").bundle.model) == logits(run.bundle.model)).all())

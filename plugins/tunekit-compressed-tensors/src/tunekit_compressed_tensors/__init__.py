@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Literal
 
 from pydantic import Field
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
+from tunekit.options import ExportConfig
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Estimate, EstimateRequest, LoadRequest, Machine, Plan, Quantization
+from tunekit.values import (
+    Context,
+    Estimate,
+    EstimateRequest,
+    Exported,
+    ExportRequest,
+    LoadRequest,
+    Machine,
+    ModelBundle,
+    Plan,
+    Quantization,
+)
 from tunekit_transformers import stored_quantization
 
-__all__ = ["CompressedTensors", "CompressedTensorsConfig"]
+__all__ = [
+    "CompressedTensors",
+    "CompressedTensorsConfig",
+    "CompressedTensorsExport",
+    "CompressedTensorsExportConfig",
+]
 
 
 class CompressedTensorsConfig(PluginConfig):
@@ -60,3 +78,33 @@ class CompressedTensors(Plugin[CompressedTensorsConfig]):
             after_load=partial(compressed, dtype=request.precision.weights),
             dequantize=dense,
         )
+
+
+class CompressedTensorsExportConfig(ExportConfig):
+    """The options of compressed weights to serve."""
+
+    bits: Literal[4, 8] = Field(4, description="bits per weight")
+    group: int = Field(32, ge=8, description="weights of a row that share a scale; at least 8, a divisor of every row")
+    base: Literal["stored", "original"] = Field(
+        "stored",
+        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
+        "on, made dense; original, those before they were quantised",
+    )
+
+
+class CompressedTensorsExport(Plugin[CompressedTensorsExportConfig]):
+    """The merged model with packed integer weights, each group rounded to the nearest, for vLLM and transformers."""
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a base that nothing was quantised of."""
+        if self.config.base == "original" and not plan.provides("quantization"):
+            what = "is original, and the base is not quantised, so there is no other"
+            yield Problem("export.compressed-tensors.base", what, "leave it out")
+
+    @hookimpl
+    def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:
+        """Merge in float32, round, pack, write, and have transformers read it."""
+        from .exporting import export_packed
+
+        return export_packed(self.config, bundle, request)

@@ -12,11 +12,11 @@ import transformers
 
 from tunekit.values import Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
-from tunekit_transformers.quantizing import layers_to_quantize
+from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
 from tunekit_transformers.quiet import quiet
 
 from . import TorchaoExportConfig
-from .weights import loading_arguments, refuse_uneven
+from .weights import loading_arguments
 
 USAGE = """## Use
 

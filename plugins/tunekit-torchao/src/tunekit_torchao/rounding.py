@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunekit_transformers.quantizing import layers_to_quantize
+from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
 
 from . import QatConfig
 from .kinds import base_config
-from .weights import refuse_uneven
 
 
 def prepare_(config: QatConfig, model: Any) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tunekit.errors import PlanError, Problem, TunekitError
+from tunekit.errors import TunekitError
 from tunekit.values import BYTES, Estimate, Report
 from tunekit_transformers.quantizing import (
     forget_quantization,
@@ -13,6 +13,7 @@ from tunekit_transformers.quantizing import (
     layers_to_quantize,
     linear_layers,
     refuse_idle_names,
+    refuse_uneven,
     stored_estimate,
 )
 
@@ -39,15 +40,6 @@ def estimate_weights(config: TorchaoConfig, dtype: str, estimate: Estimate) -> E
     layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP)
     refuse_uneven(layers, config.columns, "use.torchao.group")
     return stored_estimate(estimate, layers, dtype, partial(stored_bytes, config, dtype))
-
-
-def refuse_uneven(layers: dict[str, Any], group: int | None, key: str) -> None:
-    """Raise PlanError for a layer whose rows are no multiple of `group`."""
-    uneven = {name: layer for name, layer in layers.items() if group and layer.weight.shape[1] % group}
-    if uneven:
-        name, layer = next(iter(uneven.items()))
-        what = f"is {group}, which does not divide the {layer.weight.shape[1]} columns of {name}"
-        raise PlanError([Problem(key, what, "choose a divisor, or name the layer in skip")])
 
 
 def stored_bytes(config: TorchaoConfig, dtype: str, rows: int, columns: int) -> int:

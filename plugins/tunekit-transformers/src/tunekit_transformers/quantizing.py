@@ -48,6 +48,15 @@ def refuse_idle_names(skip: Iterable[str], linear: Iterable[str], key: str) -> N
         raise PlanError(Problem(key, f"{what} {part!r}", _suggest(part, last)) for part in idle)
 
 
+def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str) -> None:
+    """Raise PlanError for a layer whose rows are no multiple of `group`."""
+    uneven = {name: layer for name, layer in layers.items() if group and layer.weight.shape[1] % group}
+    if uneven:
+        name, layer = next(iter(uneven.items()))
+        what = f"is {group}, which does not divide the {layer.weight.shape[1]} columns of {name}"
+        raise PlanError([Problem(key, what, "choose a divisor, or name the layer in skip")])
+
+
 def stored_estimate(
     estimate: Estimate, layers: Mapping[str, Any], dtype: str, stored: Callable[[int, int], int]
 ) -> Estimate:

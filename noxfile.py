@@ -64,6 +64,8 @@ def tests(session: nox.Session) -> None:
     install_everything(session, *TESTING)
     session.install("-c", "constraints.txt", "deepspeed", env={"DS_BUILD_OPS": "0"})  # it compiles what it uses
     session.install("-c", "constraints.txt", "hqq")  # published as source only
+    pinned = {name: str(HERE / "constraints.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+    session.install("gptqmodel", "optimum", env=pinned)  # no wheel; while it is built, torch has to be the one here
     workers = os.environ.get("TUNEKIT_TEST_WORKERS", "2")
     session.run("pytest", "-n", workers, "--dist", "loadfile", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "1"})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..adapters import NamedAdapters
 from ..calls import Calls
+from ..data import first_data
 from ..errors import ExportError, RunFolderError
 from ..opening import open_dense, open_model
 from ..options import ExportConfig
@@ -39,6 +40,7 @@ def make_export(plan: Plan, export: ExportPlan, record: Record, adapters: NamedA
             dense=lambda original: _dense(plan, record, name, original),
             adapter=saved,
             earlier=record.exports,
+            data=first_data(plan, Calls(plan.plugins), bundle.tokenizer),
         )
         exported = _call(export, record, bundle, request, adapters.context)
         judge(export.name, exported.verification, config.tolerance)
@@ -65,15 +67,12 @@ def _dense(plan: Plan, record: Record, name: str | None, original: bool) -> Mode
     bundle = adapters.use(name, record.adapters.get(name) if name else None)
     if name is None or bundle.adapter is None:
         return bundle
-    if bundle.adapters is None and not plan.provides(ADAPTER):
-        return bundle
-    try:
-        if bundle.adapters is None:
-            raise NotImplementedError("it knows no way")
+    if bundle.adapters is not None:
         return adapters.merge(name)
-    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-        message = f"what {bundle.adapter} has trained cannot be added into the weights: {error}"
-        raise ExportError(message, "export the adapter alone: `adapter: {}`") from error
+    if plan.provides(ADAPTER):
+        message = f"{bundle.adapter} knows no way to add what it has trained into the weights"
+        raise ExportError(message, "export the adapter alone: `adapter: {}`")
+    return bundle
 
 
 def _describe(plan: Plan, export: ExportPlan, record: Record, folder: Path, exported: Exported) -> None:

@@ -175,5 +175,5 @@ def _fill_(model: Any) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    for parameter in trainable(model).values():
+    for _, parameter in sorted(trainable(model).items()):  # a quantiser may keep layers in another order
         parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.02).to(parameter)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .model import ModelBundle
-from .tokens import TokenSequence
+from .tokens import Prepared, TokenSequence
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class ExportRequest:
     from training. `earlier` are the exports that the run has made before, by their names.
     `base` loads the model as it was before training, `dense` the trained one: in ordinary float32 layers without an
     adapter, from the base as the run stores it, or with True from the original in full precision. Both load anew.
+    `data` prepares what the first stage has learnt from, for who rounds weights by data; None where there was no stage.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class ExportRequest:
     dense: Callable[[bool], ModelBundle]
     adapter: Path | None = None
     earlier: Mapping[str, Path] = field(default_factory=dict)
+    data: Callable[[], Prepared] | None = None
 
 
 @dataclass(frozen=True, slots=True)

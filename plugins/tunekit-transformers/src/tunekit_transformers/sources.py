@@ -19,6 +19,8 @@ from .options import LoadOptions
 Kind = Literal["folder", "gguf", "hub"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+LEGACY = ("quantize_config.json", "quant_config.json")
+"""Where auto-gptq and autoawq wrote how weights are stored; the weights beside may have a name of their own."""
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -172,7 +174,7 @@ def _folder_problems(source: ModelSource, options: LoadOptions) -> list[Problem]
     folder = source.location
     if not (folder / "config.json").is_file():
         return [Problem("model", f"{source.name}: the folder {folder} {_why_no_config(folder)}")]
-    if any((folder / name).is_file() for name in SAFETENSORS):
+    if any((folder / name).is_file() for name in SAFETENSORS) or _has_weights_of_old(folder):
         return []
     if any((folder / name).is_file() for name in PICKLES):
         if options.allow_pickle:
@@ -186,6 +188,11 @@ def _folder_problems(source: ModelSource, options: LoadOptions) -> list[Problem]
         ]
     remedy = "put model.safetensors (or its shards and model.safetensors.index.json) there"
     return [Problem("model", f"{source.name}: the folder {folder} has a config.json but no weights", remedy)]
+
+
+def _has_weights_of_old(folder: Path) -> bool:
+    """Whether these are quantised weights under the names of auto-gptq or autoawq, which their plugins can read."""
+    return any((folder / name).is_file() for name in LEGACY) and any(folder.glob("*.safetensors"))
 
 
 def _why_no_config(folder: Path) -> str:

@@ -1,0 +1,117 @@
+"""The linear layers of a model and how they are stored in few bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tunekit.errors import PlanError, Problem, TunekitError
+from tunekit.values import Estimate, Report
+from tunekit_transformers.frozen_product import dense_linear, replace_products_
+from tunekit_transformers.quantizing import forget_quantization, layers_to_quantize, stored_estimate
+
+from .stored import Storage
+from .unpacking import gptq_weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCALE_BITS = 16
+"""Bits of a scale."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A method as it looks in a loaded model: its name, how its layers are recognised, and their weight [in out]."""
+
+    method: str
+    is_layer: Callable[[Any], bool]
+    weight: Callable[[Any], Tensor]
+
+    def layers(self, model: Any) -> dict[str, Any]:
+        """The quantised layers by name; TunekitError where the loader has quantised nothing."""
+        found = {name: module for name, module in model.named_modules() if self.is_layer(module)}
+        if not found:
+            message = f"use.{self.method}: the loaded model has no layer that is stored so"
+            raise TunekitError(message, "name a loader that can read it, such as transformers")
+        return found
+
+    def dense(self, layer: Any, dtype: Any) -> Tensor:
+        """The weight of a layer as an ordinary one has it, [out in]."""
+        return self.weight(layer).t().to(dtype)
+
+
+def steady(kind: Kind, model: Any) -> Report:
+    """Change quantised layers, in place, so that they compute the same in training and evaluation, as dense ones do.
+
+    gptqmodel's own products keep each unpacked weight until the backward, which is the memory of the dense model again.
+    Those of AWQ round what they are given to fp16, and rewrite their scales in the dtype of what they are given.
+    """
+    layers = list(kind.layers(model).values())
+    biases = [(layer, layer.bias) for layer in layers if layer.bias is not None]
+    for layer, bias in biases:
+        layer.bias = bias.to(model.dtype)
+    take_back = replace_products_(layers, partial(kind.dense, dtype=model.dtype))
+
+    def undo() -> None:
+        take_back()
+        for layer, bias in biases:
+            layer.bias = bias
+
+    summary = f"{len(layers)} linear layers in {kind.method}, unpacked for each product and kept packed"
+    return Report(summary, {"layers": len(layers), "bits": sorted({layer.bits for layer in layers})}, undo=undo)
+
+
+def dense(kind: Kind, model: Any) -> Any:
+    """Put ordinary layers of the same weights in the place of the quantised ones; return the model.
+
+    In the dtype of its other weights, in which each product has used them.
+    """
+    for name, layer in kind.layers(model).items():
+        new = dense_linear(kind.dense(layer, model.dtype).contiguous(), layer.bias)
+        model.set_submodule(name, new.train(layer.training))
+    if hasattr(model, "hf_device_map"):
+        del model.hf_device_map  # with which transformers would take the weights for offloaded ones
+    return forget_quantization(model)
+
+
+def estimate_weights(storage: Storage, key: str, dtype: str, estimate: Estimate) -> Estimate:
+    """Take the linear layers of the skeleton out of the weights at `dtype` and put them back in few bits.
+
+    PlanError where the groups do not divide the inputs of a layer.
+    """
+    assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
+    linear = layers_to_quantize(estimate.skeleton, (), key)
+    layers = {name: layer for name, layer in linear.items() if storage.covers(name)}
+    _refuse_uneven(layers, storage, key)
+    return stored_estimate(estimate, layers, dtype, partial(stored_bytes, storage))
+
+
+def stored_bytes(storage: Storage, rows: int, columns: int) -> int:
+    """Bytes of a quantised weight [out in] with scales, zeros and, where there is one, the group of each input."""
+    groups = 1 if storage.group_size == -1 else math.ceil(columns / storage.group_size)
+    integers = rows * (columns + groups) * storage.bits // 8
+    return integers + groups * rows * SCALE_BITS // 8 + 4 * columns * storage.indexed
+
+
+def _refuse_uneven(layers: Mapping[str, Any], storage: Storage, key: str) -> None:
+    size = storage.group_size
+    uneven = {name: layer.weight.shape for name, layer in layers.items() if size > 0 and layer.weight.shape[1] % size}
+    if uneven:
+        name, shape = next(iter(uneven.items()))
+        fits = math.gcd(128, *(layer.weight.shape[1] for layer in layers.values()))
+        remedy = f"choose {fits}, or -1 for one group a column" if fits >= 16 else "choose -1, one group a column"
+        raise PlanError([Problem(f"{key}.group_size", f"is {size}, but {name} has {shape[1]} inputs", remedy)])
+
+
+def _is_gptq(module: Any) -> bool:
+    from gptqmodel.nn_modules.qlinear.torch import TorchLinear  # type: ignore[import-not-found, import-untyped]
+
+    return isinstance(module, TorchLinear)
+
+
+GPTQ = Kind("gptq", _is_gptq, gptq_weight)
+"""Layers of gptqmodel's torch kernel."""

@@ -44,7 +44,7 @@ FOOT = """
 | `torchao-optimizer` | the same in 8 or 4 bits, in plain PyTorch; random rounding for pure bf16 | arXiv 2309.01507 |
 | `adam-mini` | half of AdamW's memory, one learning rate for each neuron or head | arXiv 2406.16793 |
 | `muon` | hidden matrices by orthogonalised momentum: fewer steps where many are taken | arXiv 2502.16982 |
-| `galore` | all weights at the memory of an adapter; a singular value problem now and then | arXiv 2403.03507 |
+| `galore` | moments of low rank for all linear layers; a singular value problem now and then | arXiv 2403.03507 |
 | `apollo` | the same without it: random sketches say how far each channel moves | arXiv 2412.05270 |
 | `badam` | all weights, a block at a time: gradients are few as well | arXiv 2404.02827 |
 | `loraplus` | LoRA's second factor learns faster | arXiv 2402.12354 |
@@ -52,6 +52,10 @@ FOOT = """
 
 Learning rate, weight decay, clipping and schedule are the stage's, whichever is named. Matrices decay; biases, norms
 and other vectors do not. A run that is killed goes on to the same bits with each of them.
+
+The embedding is a fifth of this model and a few percent of a large one: GaLore, APOLLO and Muon leave it to AdamW, so
+their share falls as the model grows. A step of torchao that is not compiled makes whole copies of one weight at a time,
+of which the embedding's are the largest: what the states save, the process takes for a moment.
 
 Where they cannot work together, the plan says so: `galore`, `apollo` and `badam` train weights, not adapters;
 `loraplus` needs `lora`; `badam` wants one process; and only those that treat each number by itself, `adamw` and

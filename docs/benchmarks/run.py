@@ -84,7 +84,7 @@ def main() -> None:
         failed = [name for name in options.only if not measured(name, folder, options, results)]
         if failed:
             sys.exit(f"could not measure {', '.join(failed)}")
-    for name in options.only:
+    for name in (name for name in options.only if name in results):
         print(f"written: {DOCS / f'{name}.md' if name in PAGES else DOCS / 'performance.md'}")
 
 

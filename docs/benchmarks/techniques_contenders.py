@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from contenders import Clock
@@ -33,12 +34,12 @@ def run(trial: Trial, asked: Asked) -> Told:
     data = {"path": asked.data, "limit": count + HELD_OUT}
     use = {"precision": BF16, **trial.use}
     pipeline = tk.Pipeline(asked.model, data, use, [{"sft": options_of(trial, asked)}], seed=SEED)
-    plan, clock = pipeline.plan(), Clock()
+    clock = Clock()
     run = pipeline.run(asked.folder / "run", watchers=[clock.event])
     steps = [line for line in run.metrics if line["kind"] == "step"]
     told = [line["perplexity"] for line in run.metrics if line["kind"] == "evaluated"]
     return {
-        "trainable": plan.estimate.trainable if plan.estimate else 0,
+        "trainable": json.loads((run.folder / "plan.json").read_text())["estimate"]["trainable"],
         "steps": clock.steps([line["loss"] for line in steps], [line["tokens"] for line in steps]),
         "perplexity": told[-1],
         "before": told[0] if asked.trial == "lora" else None,

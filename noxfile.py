@@ -63,6 +63,7 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite."""
     install_everything(session, *TESTING)
     session.install("-c", "constraints.txt", "deepspeed", env={"DS_BUILD_OPS": "0"})  # it compiles what it uses
+    install(session, "--no-deps", "unsloth", "unsloth-zoo")  # they pin older versions than they work with
     session.install("-c", "constraints.txt", "hqq")  # published as source only
     pinned = {name: str(HERE / "constraints.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
     session.install("gptqmodel", "optimum", env=pinned)  # no wheel; while it is built, torch has to be the one here

@@ -49,7 +49,7 @@ Instruct, {rows} rows of up to {tokens} tokens of `examples/data/general_text.js
 that of the dense model's next-token distribution to the quantised one's, in nats for each token, with one standard
 error over rows; `same first` is the share of tokens to which both give the same most probable next token. Memory is
 that of linear layers, scales included (in float32 here, as the weights are loaded), and in bf16 where nothing is
-quantised. compressed-tensors are weights rounded to the nearest in groups of 32, made by `export: [{{compressed-tensors: {{}}}}]`.
+quantised. compressed-tensors are weights rounded to the nearest in groups of 32, as its export makes them.
 `python docs/quantisers/measure.py` measures all of it again.
 
 | quantiser | options | memory, MiB | weight error | KL | same first | perplexity |

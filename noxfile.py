@@ -132,6 +132,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure against a plain transformers.Trainer and TRL, interleaved, in one run."""
     install_everything(session, "trl", "datasets")
+    pinned = {name: str(HERE / "constraints.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+    session.install("gptqmodel", "optimum", env=pinned)
     session.run("python", "docs/benchmarks/run.py", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "2"})
 
 

@@ -51,9 +51,9 @@ def test_a_page_of_its_own_is_what_its_kept_results_say(name, benchmark, results
 def test_each_row_of_these_pages_plans_on_what_is_installed(name, benchmark, tmp_path):
     trials = importlib.import_module(f"{name}_contenders").TRIALS
     offered = importlib.import_module("trials").offered(trials)
-    assert offered == list(trials), "all plugins of this repository are installed here"
+    assert set(trials) - set(offered) <= {"gptq"}, "all plugins are installed here, and all libraries that are wheels"
     model = save_tiny_model(tmp_path / "tiny")
-    for trial in trials.values():
+    for trial in map(trials.get, offered):
         stage = {"sft": {"steps": 1, "learning_rate": trial.rate}}
         make_plan(
             from_code(

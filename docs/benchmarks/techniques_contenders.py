@@ -22,6 +22,13 @@ TRIALS = {
     # The base of PiSSA is what is left of each weight, which bf16 would round.
     "pissa": Trial("PiSSA, base in fp32", {**LORA, "pissa": {}, "precision": {**BF16, "weights": "fp32"}}, 2e-4),
     "qlora": Trial("QLoRA, NF4", {**LORA, "bnb": {"bits": 4}}, 5e-4, needs="bnb"),
+    "gptq": Trial(
+        "GPTQ-LoRA, 4 bits",
+        {**LORA, "gptq": {"bits": 4, "group_size": 64, "samples": 32, "sample_tokens": LIMIT}},
+        5e-4,
+        needs="gptq",
+        library="gptqmodel",
+    ),
 }
 """Each at a learning rate that suits it; the rows of a page are in this order."""
 

@@ -24,13 +24,14 @@ Told = dict[str, Any]
 class Trial:
     """A row of a page: what it is called, the plugins of the recipe, and at which learning rate.
 
-    `needs` is the plugin without which there is no such row.
+    `needs` is the plugin without which there is no such row, `library` the package.
     """
 
     title: str
     use: Mapping[str, Mapping[str, Any]]
     rate: float = 1e-4
     needs: str = "sft"
+    library: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ def run_all(key: str, trials: Mapping[str, Trial], data: Path, model: str, steps
 
 
 def offered(trials: Mapping[str, Trial]) -> list[str]:
-    """The trials whose plugins are installed."""
+    """The trials whose plugins and libraries are installed."""
+    from importlib.util import find_spec
+
     from tunekit.catalog import Catalog
 
     names = Catalog.discover().names
-    return [name for name, trial in trials.items() if trial.needs in names]
+    return [name for name, trial in trials.items() if trial.needs in names and find_spec(trial.library)]
 
 
 def main(trials: Mapping[str, Trial], run: Callable[[Trial, Asked], Told]) -> None:

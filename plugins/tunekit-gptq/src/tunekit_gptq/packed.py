@@ -76,8 +76,8 @@ class Packed(Plugin[Config]):
     backend: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
     dtypes: ClassVar[tuple[str, ...]]
-    # PEFT has no DoRA for these layers.
-    conflicts = frozenset({"adapter.dora"})
+    # PEFT has no DoRA for these layers, and LoftQ asks the model that is loaded for its weights before rounding.
+    conflicts = frozenset({"adapter.dora", "adapter.loftq"})
     requires = frozenset({"adapter"})
 
     @abstractmethod

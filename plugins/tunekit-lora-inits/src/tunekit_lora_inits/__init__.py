@@ -205,7 +205,7 @@ class Loftq(Plugin[NoOptions]):
     """What quantisation has lost: the adapter starts as the best low-rank part of it (LoftQ, arXiv 2310.08659)."""
 
     requires = frozenset({"adapter.lora", "quantization"})
-    provides = STARTS
+    provides = STARTS | {"adapter.loftq"}
     conflicts = STARTS
 
     @hookimpl

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,10 @@ def cast_trainable_(model: Any, dtype: str) -> None:
 
 @contextmanager
 def peft_reading_old_names() -> Iterator[None]:
-    """Keep from the user a warning about a name that PEFT reads from transformers, which no user can act on."""
-    with warnings.catch_warnings():
+    """Keep from the user what no user can act on: a warning about a name that PEFT reads from transformers.
+
+    And the banner that gptqmodel prints when it is imported, as PEFT does wherever it is installed.
+    """
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,6 +149,7 @@ class Catalog:
         return [_available(first, plugin)]
 
 
+@lru_cache(maxsize=1024)
 def hooks_of(plugin: type[Plugin[Any]]) -> tuple[str, ...]:
     """The names of the hooks a plugin class implements, sorted."""
     return tuple(sorted(name for name in dir(plugin) if hasattr(getattr(plugin, name, None), "tunekit_impl")))
@@ -162,13 +164,14 @@ def _available(entry: Entry, plugin: type[Plugin[Any]]) -> Listing:
 
 
 def _entries(path: Sequence[str] | None, group: str) -> Iterable[Entry]:
+    """The entries of a group. Only the metadata of those distributions is read that have one: there may be hundreds."""
     seen: set[str] = set()
     found = metadata.distributions(path=list(path)) if path is not None else metadata.distributions()
     for distribution in found:
-        name = distribution.metadata["Name"]
+        points = [point for point in distribution.entry_points if point.group == group]
+        name = distribution.metadata["Name"] if points else None
         if name is None or name.lower() in seen:
             continue  # an older copy further down the path, which Python would not import either
         seen.add(name.lower())
-        for point in distribution.entry_points:
-            if point.group == group:
-                yield Entry(point.name, point, name, distribution.version)
+        for point in points:
+            yield Entry(point.name, point, name, distribution.version)

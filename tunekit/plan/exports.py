@@ -17,7 +17,8 @@ EXPORT_HOOK = "tunekit_export"
 
 def plan_exports(uses: Iterable[Use], found: Configuration, taken: Iterable[str] = ()) -> tuple[ExportPlan, ...]:
     """Configure the exports, each under a name of its own: its target's, with a number where that is taken."""
-    targets = Catalog.discover(group=EXPORTS)
+    uses = list(uses)
+    targets = Catalog.discover(group=EXPORTS) if uses else Catalog([])
     names, exports = set(taken), []
     for use in uses:
         planned = find_plugin(use, targets, found, None)

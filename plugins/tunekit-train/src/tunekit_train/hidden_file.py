@@ -16,8 +16,9 @@ from torch import Tensor
 from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
+from .digests import add_weight
 from .items import Indices
-from .reference_file import KEY, MANIFEST, SAMPLE, flush, manifest_of
+from .reference_file import KEY, MANIFEST, flush, manifest_of
 
 VERSION = 1
 
@@ -108,10 +109,7 @@ def fingerprint_of(model: Any, count: int, autocast: str, sequences: Iterable[To
         digest.update(key_of(sequence))
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            flat = parameter.detach().reshape(-1)
-            flat = flat[:: max(1, flat.numel() // SAMPLE)]
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-            digest.update(flat.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+            add_weight(digest, name, parameter, whole=False)
     return digest.hexdigest()
 
 

@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
+from .digests import add_weight
 from .heads import is_head
 
 VERSION = 1
 MANIFEST = "manifest.json"
 KEY = np.dtype("S16")
-SAMPLE = 4096
-"""Elements of each frozen tensor that the fingerprint takes, spread over it: enough to tell other weights."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -141,11 +139,7 @@ def fingerprint_of(model: Any, sequences: Iterable[TokenSequence]) -> str:
     for name, parameter in model.named_parameters():
         if is_head(name) or any(f"{other}." in name or name.endswith(other) for other in others):
             continue
-        flat = parameter.detach().reshape(-1)
-        if not parameter.requires_grad:
-            flat = flat[:: max(1, flat.numel() // SAMPLE)]
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(flat.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        add_weight(digest, name, parameter, whole=parameter.requires_grad)
     return digest.hexdigest()
 
 

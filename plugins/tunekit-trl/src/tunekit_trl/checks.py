@@ -76,6 +76,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             yield from _losses(config, stage.key)
             yield from _further(plugin, stage.key)
             yield from _synchronised(config, plan, stage.key)
+            yield from _reference(config, plan, stage.key)
 
 
 def _shared(config: OnlineConfig, key: str) -> Iterator[Problem]:
@@ -200,6 +201,14 @@ def _synchronised(config: Any, plan: Plan, key: str) -> Iterator[Problem]:
         yield Problem(where, "moves the reference, and beta is 0: there is none", "set beta, or leave it out")
     if any(implements(planned.plugin, adapter) and "adapter" in planned.plugin.provides for planned in plan.plugins):
         yield Problem(where, "moves a whole model, and an adapter is trained", "leave it out")
+
+
+def _reference(config: Any, plan: Plan, key: str) -> Iterator[Problem]:
+    """TRL makes the reference by attaching the adapter once more, which starts it anew and changes the base again."""
+    changing = [planned.name for planned in plan.plugins if "base.changed" in planned.plugin.provides]
+    if config.beta and changing:
+        what = f"is {config.beta:g}, and TRL makes the reference it asks for by a second start of {changing[0]}"
+        yield Problem(f"{key}.beta", what, f"set it to 0, or leave {changing[0]} out")
 
 
 def _generation(settings: Mapping[str, Any], where: str) -> Iterator[Problem]:

@@ -185,6 +185,15 @@ class Loraga(ResidualStart[LoragaConfig]):
     name = "loraga"
 
     @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a first stage that learns from its own answers: its prompts have no token whose loss has a gradient."""
+        yield from super().tunekit_check(plan=plan, machine=machine)
+        first = plan.stages[0] if plan.stages else None
+        if first is not None and "stage.rewarded" in first.plugin.plugin.provides:
+            what = f"takes the gradient of the loss of answers, and {first.plugin.name} has prompts alone"
+            yield Problem("use.loraga", what, "train on answers first, or choose another start, such as eva")
+
+    @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Refuse ranks that leave no room for twice as many directions."""
         from .checks import room_for_two

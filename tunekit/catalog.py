@@ -149,9 +149,13 @@ class Catalog:
         return [_available(first, plugin)]
 
 
-@lru_cache(maxsize=1024)
 def hooks_of(plugin: type[Plugin[Any]]) -> tuple[str, ...]:
     """The names of the hooks a plugin class implements, sorted."""
+    return _hooks_of(plugin)
+
+
+@lru_cache(maxsize=1024)
+def _hooks_of(plugin: Any) -> tuple[str, ...]:
     return tuple(sorted(name for name in dir(plugin) if hasattr(getattr(plugin, name, None), "tunekit_impl")))
 
 

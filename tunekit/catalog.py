@@ -151,7 +151,9 @@ class Catalog:
 
 def hooks_of(plugin: type[Plugin[Any]]) -> tuple[str, ...]:
     """The names of the hooks a plugin class implements, sorted."""
-    return _hooks_of(plugin)
+    kind: Any = plugin
+    found: tuple[str, ...] = _hooks_of(kind)
+    return found
 
 
 @lru_cache(maxsize=1024)

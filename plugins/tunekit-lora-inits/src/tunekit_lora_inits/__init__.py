@@ -186,7 +186,7 @@ class Loraga(ResidualStart[LoragaConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a first stage that learns from its own answers: its prompts have no token whose loss has a gradient."""
+        """Refuse a first stage that learns from its own answers: no token of its prompts has a loss."""
         yield from super().tunekit_check(plan=plan, machine=machine)
         first = plan.stages[0] if plan.stages else None
         if first is not None and "stage.rewarded" in first.plugin.plugin.provides:

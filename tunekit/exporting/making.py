@@ -67,12 +67,15 @@ def _dense(plan: Plan, record: Record, name: str | None, original: bool) -> Mode
     bundle = adapters.use(name, record.adapters.get(name) if name else None)
     if name is None or bundle.adapter is None:
         return bundle
-    if bundle.adapters is not None:
+    if bundle.adapters is None and not plan.provides(ADAPTER):
+        return bundle
+    try:
+        if bundle.adapters is None:
+            raise NotImplementedError("it knows no way")
         return adapters.merge(name)
-    if plan.provides(ADAPTER):
-        message = f"{bundle.adapter} knows no way to add what it has trained into the weights"
-        raise ExportError(message, "export the adapter alone: `adapter: {}`")
-    return bundle
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        message = f"what {bundle.adapter} has trained cannot be added into the weights: {error}"
+        raise ExportError(message, "export the adapter alone: `adapter: {}`") from error
 
 
 def _describe(plan: Plan, export: ExportPlan, record: Record, folder: Path, exported: Exported) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +54,20 @@ def test_each_technique_runs_in_a_combination(accepted: Sequence[Cell], model: s
     wanted = frozenset().union(*(cell.groups(1) for cell in accepted))
     assert wanted <= frozenset().union(*(cell.groups(1) for cell in CHOSEN)), "run `docs/compatibility.py --choose`"
     assert not [cell for cell in CHOSEN if refusal(cell, model)], "run `docs/compatibility.py --choose`"
+
+
+def test_planning_imports_no_torch(model: str) -> None:
+    """Whatever the plugins check, nobody waits for it: a plan without its estimate is a matter of milliseconds."""
+    script = (
+        "import json, sys\n"
+        "from tunekit.plan import make_plan\n"
+        "from tunekit.recipe import from_code\n"
+        "for recipe in json.load(sys.stdin):\n"
+        "    make_plan(from_code(**recipe))\n"
+        "    assert 'torch' not in sys.modules, recipe\n"
+    )
+    recipes = json.dumps([recipe_of(cell, model) for cell in CHOSEN])
+    subprocess.run([sys.executable, "-c", script], input=recipes, text=True, check=True)
 
 
 @pytest.mark.parametrize("cell", CHOSEN, ids=str)

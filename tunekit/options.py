@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from .errors import Problem
 from .plugin import PluginConfig
+from .values import Plan
 
 
 def _readable(names: str | tuple[str, ...], everything: str, noun: str) -> str | tuple[str, ...]:
@@ -49,3 +52,19 @@ class ExportConfig(PluginConfig):
         description="KL divergence between trained model and export that is accepted, as a share of that between "
         "trained model and base",
     )
+
+
+class DenseExportConfig(ExportConfig):
+    """What every target that holds merged weights can be asked."""
+
+    base: Literal["stored", "original"] = Field(
+        default="stored",
+        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
+        "on, made dense; original, those before they were quantised",
+    )
+
+    def problems(self, plan: Plan, key: str) -> Iterator[Problem]:
+        """An original is asked for, and the base is one. `key` is where the recipe names the export."""
+        if self.base == "original" and not plan.provides("quantization"):
+            what = "is original, and the base is not quantised, so there is no other"
+            yield Problem(f"{key}.base", what, "leave it out")

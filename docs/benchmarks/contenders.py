@@ -196,6 +196,22 @@ def same_dtype(work: Work) -> dict[str, Any]:
     return {} if work.variant == "default" else {"bf16": work.bf16, "gradient_checkpointing": False}
 
 
+def trained_by(trainer: Any, config: Any, text: Any, row: Callable[[Any], Any], work: Work) -> Told:
+    """One of TRL's trainers on our token ids; its reference is the model without its adapter, as ours is.
+
+    It tokenises `text`, which it is made with; what `row` makes of our items takes the place of that afterwards.
+    """
+    from datasets import Dataset
+
+    model, tokenizer = opened(work)
+    batches = prepared(work)
+    arguments = config(str(work.folder), max_length=None, beta=0.1, **{**shared(work), **same_dtype(work)})
+    data = Dataset.from_list(text)
+    theirs = trainer(with_lora(model), args=arguments, train_dataset=data, processing_class=tokenizer)
+    theirs.train_dataset = Dataset.from_list([row(item) for batch in batches for item in batch])
+    return Clock().train(theirs, tokens_of(batches))
+
+
 @dataclass
 class Clock:
     """The moments at which steps end."""

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contenders import (
-    Clock,
-    Told,
-    Work,
-    main,
-    opened,
-    parted,
-    prepared,
-    same_dtype,
-    shared,
-    tokens_of,
-    tunekit,
-    with_lora,
-)
+from contenders import Told, Work, main, parted, trained_by, tunekit
 
 PAIRS = 2
 """Pairs of a micro-batch."""
@@ -27,16 +14,9 @@ TEXT = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
 
 def trl(work: Work) -> Told:
     """TRL's DPOTrainer on the same token ids; its reference is the model without its adapter, as ours is."""
-    from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    model, tokenizer = opened(work)
-    batches = prepared(work)
-    arguments = DPOConfig(str(work.folder), max_length=None, beta=0.1, **{**shared(work), **same_dtype(work)})
-    text = Dataset.from_list(TEXT)
-    trainer = DPOTrainer(with_lora(model), args=arguments, train_dataset=text, processing_class=tokenizer)
-    trainer.train_dataset = Dataset.from_list([pair(item) for batch in batches for item in batch])
-    return Clock().train(trainer, tokens_of(batches))
+    return trained_by(DPOTrainer, DPOConfig, TEXT, pair, work)
 
 
 def pair(item: Any) -> dict[str, list[int]]:

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from contenders import (
-    Clock,
-    Told,
-    Work,
-    main,
-    opened,
-    parted,
-    prepared,
-    same_dtype,
-    shared,
-    tokens_of,
-    tunekit,
-    with_lora,
-)
+from contenders import Told, Work, main, parted, trained_by, tunekit
 
 ROWS = 4
 """Answers of a micro-batch, each with a mismatched one."""
@@ -27,16 +14,9 @@ TEXT = [{"prompt": text, "completion": text, "label": bool(at % 2)} for at, text
 
 def trl(work: Work) -> Told:
     """TRL's KTOTrainer on the same token ids; its reference is the model without its adapter, as ours is."""
-    from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    model, tokenizer = opened(work)
-    batches = prepared(work)
-    arguments = KTOConfig(str(work.folder), max_length=None, beta=0.1, **{**shared(work), **same_dtype(work)})
-    text = Dataset.from_list(TEXT)
-    trainer = KTOTrainer(with_lora(model), args=arguments, train_dataset=text, processing_class=tokenizer)
-    trainer.train_dataset = Dataset.from_list([answer(item) for batch in batches for item in batch])
-    return Clock().train(trainer, tokens_of(batches))
+    return trained_by(KTOTrainer, KTOConfig, TEXT, answer, work)
 
 
 def answer(item: Any) -> dict[str, Any]:

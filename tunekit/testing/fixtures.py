@@ -6,14 +6,15 @@ from tunekit.testing.fixtures import bundle_of, context_of, ids, logits, train  
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..values import Context, Estimate, ModelBundle, Precision
-from .runs import estimate_for, run_context
-from .tiny import FP32, VOCABULARY, tiny_model
+from ..values import Context, Estimate, LoadRequest, ModelBundle, Precision
+from .runs import calls_of, default_plugin, estimate_for, run_context
+from .tiny import FP32, VOCABULARY, save_tiny_model, tiny_model
 
 
 @pytest.fixture
@@ -84,5 +85,29 @@ def estimate_with() -> Callable[..., Estimate]:
 
     def make(*plugins: Any, precision: Precision = FP32, tied: bool = False) -> Estimate:
         return estimate_for(*plugins, precision=precision, tie_word_embeddings=tied)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama on disk."""
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def load(folder: Path) -> Callable[..., ModelBundle]:
+    """Load a checkpoint, that of `folder` or another `model`, as a run does with these plugins, patches included."""
+
+    def make(*plugins: Any, precision: Precision = FP32, model: Path = folder) -> ModelBundle:
+        everyone = (*plugins, default_plugin("tunekit_load_model"))
+        calls, request = calls_of(*everyone), LoadRequest(str(model), precision)
+        if calls.owner("tunekit_quantize") is not None:
+            request = replace(request, quantization=calls.own("tunekit_quantize", request=request))
+        context = run_context(*everyone, precision=precision)
+        bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
+        for _ in calls.each("tunekit_patch", bundle=bundle):
+            pass  # a patch changes the model in place
+        return bundle
 
     return make

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from ..tensors import plain_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,17 +66,8 @@ def snapshot(model: Any) -> Snapshot:
     return {
         part: tensor.detach().clone()
         for name, value in (*model.named_parameters(), *model.named_buffers())
-        for part, tensor in _plain(name, value)
+        for part, tensor in plain_tensors(name, value)
     }
-
-
-def _plain(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    """The tensors that hold the values: quantised ones of some libraries know no comparison of their own."""
-    if not hasattr(value, "__tensor_flatten__"):
-        yield name, value
-        return
-    for inner in value.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{inner}", getattr(value, inner))
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:

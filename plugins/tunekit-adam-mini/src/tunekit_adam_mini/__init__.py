@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["AdamMini", "AdamMiniConfig"]
 
 
-class AdamMiniConfig(PluginConfig):
+class AdamMiniConfig(AdamWConfig):
     """The options of Adam-mini. Learning rate and weight decay are the stage's."""
-
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class AdamMini(Plugin[AdamMiniConfig]):

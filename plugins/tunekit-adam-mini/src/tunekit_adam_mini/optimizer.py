@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tunekit_train.each_parameter import EachParameter
 
-class AdamMiniW(torch.optim.Optimizer):
+
+class AdamMiniW(EachParameter):
     """AdamW with a learning rate for each unit (Adam-mini, arXiv 2406.16793).
 
     v of a unit is the decayed mean, over steps, of the mean over the unit of g^2; the rest is AdamW. `unit` of a
@@ -28,32 +30,19 @@ class AdamMiniW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "unit": "row", "head_rows": 0})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure` computes the loss again where given."""
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update_(parameter, self.state[parameter], group)
-        return loss
-
-
-def _update_(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    assert parameter.grad is not None, "only parameters with a gradient are updated"
-    gradient = _by_unit(parameter.grad, group)
-    square = _mean_square(gradient, group["unit"])
-    if "step" not in state:
-        state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(square)}
-    state["step"] += 1
-    beta1, beta2 = group["betas"]
-    state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-    state["exp_avg_sq"].mul_(beta2).add_(square, alpha=1 - beta2)
-    root = (state["exp_avg_sq"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-    direction = (_by_unit(state["exp_avg"], group) / root).div_(1 - beta1 ** state["step"])
-    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    parameter.sub_(direction.view_as(parameter), alpha=group["lr"])
+    def move_(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """By the mean of gradients over the root of its unit's mean square."""
+        square = _mean_square(_by_unit(gradient, group), group["unit"])
+        if "step" not in state:
+            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(square)}
+        state["step"] += 1
+        beta1, beta2 = group["betas"]
+        state["exp_avg"].lerp_(gradient, 1 - beta1)
+        state["exp_avg_sq"].mul_(beta2).add_(square, alpha=1 - beta2)
+        root = (state["exp_avg_sq"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
+        direction = (_by_unit(state["exp_avg"], group) / root).div_(1 - beta1 ** state["step"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.sub_(direction.view_as(parameter), alpha=group["lr"])
 
 
 def _by_unit(values: Tensor, group: dict[str, Any]) -> Tensor:

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from tunekit.hooks import hookimpl
 from tunekit.options import Targets
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["Apollo", "ApolloConfig", "Granularity"]
 
@@ -17,7 +18,7 @@ Granularity = Literal["channel", "tensor"]
 """What shares one step size: each channel of the larger side of a matrix, or the whole matrix."""
 
 
-class ApolloConfig(PluginConfig):
+class ApolloConfig(AdamWConfig):
     """The options of APOLLO. Learning rate and weight decay are the stage's."""
 
     targets: Targets = Field(
@@ -38,9 +39,6 @@ class ApolloConfig(PluginConfig):
         gt=1,
         description="how many times larger than the last an update may be, by its norm; null: no limit",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class Apollo(Plugin[ApolloConfig]):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tunekit_train.adamw import adam_direction
+from tunekit_train.each_parameter import EachParameter
 
 
-class ApolloAdamW(torch.optim.Optimizer):
+class ApolloAdamW(EachParameter):
     """AdamW with approximated gradient scaling (APOLLO, arXiv 2412.05270).
 
     In a parameter group with `rank` > 0, a gradient G is sketched along its smaller side, R = P G [rank n] or
@@ -40,20 +41,8 @@ class ApolloAdamW(torch.optim.Optimizer):
         super().__init__(params, {**defaults, **sketch})
         self.seeds = seeds or {}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure` computes the loss again where given."""
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update_(parameter, group)
-        return loss
-
-    def _update_(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None, "only parameters with a gradient are updated"
+    def move_(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """By its gradient, as long as Adam makes the sketch, or by Adam's direction."""
         if group["rank"]:
             direction = stretched(gradient, state, group, self.seeds.get(parameter, ""))
         else:

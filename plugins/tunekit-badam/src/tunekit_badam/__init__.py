@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["Badam", "BadamConfig", "Order"]
 
@@ -16,7 +17,7 @@ Order = Literal["ascending", "descending", "random"]
 """In which order blocks take turns: from the embedding up, from the head down, or in another order in each round."""
 
 
-class BadamConfig(PluginConfig):
+class BadamConfig(AdamWConfig):
     """The options of BAdam. Learning rate and weight decay are the stage's."""
 
     switch_every: int = Field(50, ge=1, description="steps that a block trains before the next one does")
@@ -26,9 +27,6 @@ class BadamConfig(PluginConfig):
         "each once in a round, in another order in each",
     )
     layers: int = Field(1, ge=1, description="layers in a block; the embedding, and norm with head, are blocks too")
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class Badam(Plugin[BadamConfig]):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.options import ExportConfig
+from tunekit.options import DenseExportConfig
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import (
     Context,
@@ -80,16 +80,11 @@ class CompressedTensors(Plugin[CompressedTensorsConfig]):
         )
 
 
-class CompressedTensorsExportConfig(ExportConfig):
+class CompressedTensorsExportConfig(DenseExportConfig):
     """The options of compressed weights to serve."""
 
     bits: Literal[4, 8] = Field(4, description="bits per weight")
     group: int = Field(32, ge=8, description="weights of a row that share a scale; at least 8, a divisor of every row")
-    base: Literal["stored", "original"] = Field(
-        "stored",
-        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
-        "on, made dense; original, those before they were quantised",
-    )
 
 
 class CompressedTensorsExport(Plugin[CompressedTensorsExportConfig]):
@@ -98,9 +93,7 @@ class CompressedTensorsExport(Plugin[CompressedTensorsExportConfig]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse a base that nothing was quantised of."""
-        if self.config.base == "original" and not plan.provides("quantization"):
-            what = "is original, and the base is not quantised, so there is no other"
-            yield Problem("export.compressed-tensors.base", what, "leave it out")
+        return self.config.problems(plan, "export.compressed-tensors")
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

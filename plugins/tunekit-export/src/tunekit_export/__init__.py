@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.options import ExportConfig
+from tunekit.options import DenseExportConfig, ExportConfig
 from tunekit.plugin import Plugin
 from tunekit.values import Context, Exported, ExportRequest, Machine, ModelBundle, Plan
 
@@ -26,20 +26,8 @@ __all__ = [
     "OllamaConfig",
 ]
 
-Base = Literal["stored", "original"]
 
-
-class DenseConfig(ExportConfig):
-    """What every target that holds merged weights can be asked."""
-
-    base: Base = Field(
-        default="stored",
-        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
-        "on, made dense; original, those before they were quantised",
-    )
-
-
-class MergedConfig(DenseConfig):
+class MergedConfig(DenseExportConfig):
     """The options of merged weights."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -92,7 +80,7 @@ class Adapter(Plugin[AdapterConfig]):
         return export_adapter(bundle, request)
 
 
-class GgufConfig(DenseConfig):
+class GgufConfig(DenseExportConfig):
     """The options of a GGUF file."""
 
     quantization: Literal["f32", "bf16", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = Field(

@@ -15,7 +15,7 @@ from tunekit_transformers import stored_quantization
 
 from .architectures import obstacles
 
-ADAPTER, QUANTIZATION = "adapter", "quantization"
+ADAPTER = "adapter"
 
 
 def key_of(plugin: Any, plan: Plan) -> str:
@@ -26,9 +26,9 @@ def key_of(plugin: Any, plan: Plan) -> str:
 def dense_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     """Those of targets that hold merged weights."""
     key = key_of(plugin, plan)
-    if plugin.config.base == "original" and not plan.provides(QUANTIZATION):
-        yield Problem(f"{key}.base", "is original, and the base is not quantised, so there is no other", "leave it out")
-    elif plugin.config.base == "original" and stored_quantization(str(plan.recipe.model)) is not None:
+    missing = list(plugin.config.problems(plan, key))
+    yield from missing
+    if not missing and plugin.config.base == "original" and stored_quantization(str(plan.recipe.model)) is not None:
         what = f"is original, and {plan.recipe.model} itself is stored quantised, so there is no other"
         yield Problem(f"{key}.base", what, "leave it out")
     trained = [stage for stage in plan.stages if stage.adapter == plan.final_adapter]

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from tunekit.hooks import hookimpl
 from tunekit.options import Targets
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["Galore", "GaloreConfig", "Projection"]
 
@@ -17,7 +18,7 @@ Projection = Literal["std", "reverse_std", "left", "right"]
 """Which side of a gradient [out in] is projected: the smaller, the larger, out, in."""
 
 
-class GaloreConfig(PluginConfig):
+class GaloreConfig(AdamWConfig):
     """The options of GaLore. Learning rate and weight decay are the stage's."""
 
     targets: Targets = Field(
@@ -32,9 +33,6 @@ class GaloreConfig(PluginConfig):
         "std",
         description="side that is projected: std the smaller, reverse_std the larger, left: outputs, right: inputs",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class Galore(Plugin[GaloreConfig]):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tunekit_train.adamw import adam_direction
+from tunekit_train.each_parameter import EachParameter
 
 from . import Projection
 
 
-class GaloreAdamW(torch.optim.Optimizer):
+class GaloreAdamW(EachParameter):
     """AdamW with gradient low-rank projection (GaLore, arXiv 2403.03507).
 
     In a parameter group with `rank` > 0, a gradient G [out in] is projected to R = P^T G (left) or G Q^T (right),
@@ -36,16 +37,11 @@ class GaloreAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "rank": 0, "update_interval": 200, "scale": 0.25, "projection": "std"})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure` computes the loss again where given."""
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _update_(parameter, self.state[parameter], group)
-        return loss
+    def move_(self, parameter: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """By Adam's direction, in the subspace where there is one."""
+        direction = _projected(gradient, state, group) if group["rank"] else adam_direction(gradient, state, group)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(direction, alpha=-group["lr"])
 
 
 def projected_side(shape: tuple[int, ...], projection: Projection) -> Literal["left", "right"]:
@@ -70,14 +66,6 @@ def leading_vectors(gradient: Tensor, rank: int, side: str, former: Tensor | Non
         agreement = (leading * former).sum(0 if side == "left" else 1, keepdim=True)
         leading = leading * torch.where(agreement < 0, -1.0, 1.0).to(leading)
     return leading.contiguous()
-
-
-def _update_(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    gradient = parameter.grad
-    assert gradient is not None, "only parameters with a gradient are updated"
-    direction = _projected(gradient, state, group) if group["rank"] else adam_direction(gradient, state, group)
-    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    parameter.add_(direction, alpha=-group["lr"])
 
 
 def _projected(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:

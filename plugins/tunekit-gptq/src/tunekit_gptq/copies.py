@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from tunekit.errors import TunekitError
 from tunekit.record.files import write_json
 from tunekit.values import Context, Event, LoadRequest
 from tunekit_transformers import stored_quantization
+from tunekit_transformers.kept import alone, is_whole, written_beside
 from tunekit_transformers.sources import LEGACY
 
 from .calibrating import choose_rows, fingerprint
@@ -87,7 +85,7 @@ def _recall(run: Path) -> Path | None:
         folder = Path(json.loads((run / REMEMBERED).read_text(encoding="utf-8"))["folder"])
     except (OSError, ValueError, KeyError):
         return None
-    return folder if _is_whole(folder) else None
+    return folder if is_whole(folder, WHOLE) else None
 
 
 def _remember(context: Context, folder: Path) -> None:
@@ -132,43 +130,12 @@ def _weights(model: Path) -> Path | None:
 
 def _make_whole(folder: Path, make: Callable[[Path], None]) -> None:
     """Have a folder written beside and renamed where it is not there yet; two processes at once are safe."""
-    if _is_whole(folder):
+    if is_whole(folder, WHOLE):
         return
-    with _alone(folder):
-        if _is_whole(folder):
+    with alone(folder, "the quantised model", "free some space, or choose another folder by `cache`"):
+        if is_whole(folder, WHOLE):
             return
-        partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-        try:
-            partial.mkdir()
+        with written_beside(folder) as partial:
             make(partial)
             sizes = {path.name: path.stat().st_size for path in partial.iterdir() if path.is_file()}
             write_json(partial / WHOLE, {"files": sizes})
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        sizes = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a folder, and clear away what a killed one left."""
-    from filelock import FileLock
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            for stale in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(stale)
-            yield
-    except OSError as error:
-        what = f"the quantised model cannot be written to {folder.parent}: {error}"
-        raise TunekitError(what, "free some space, or choose another folder by `cache`") from error

@@ -29,7 +29,7 @@ class ResidualStart(Plugin[Config]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse 16 bits, in which start and rest do not add up, and a stage that begins with a saved adapter."""
-        from tunekit_lora.residual import start_problems
+        from tunekit_lora.residual_checks import start_problems
 
         return start_problems(plan, self.name)
 

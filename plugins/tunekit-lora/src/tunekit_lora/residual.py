@@ -13,7 +13,6 @@ from peft.utils.other import transpose
 from torch import Tensor
 
 from tunekit.errors import PlanError, Problem
-from tunekit.values import Plan
 
 START = "residual_start"
 """The attribute of an adapted layer that holds where it started. No parameter or buffer: no checkpoint holds it."""
@@ -96,22 +95,3 @@ def refuse_narrow(model: Any, plugin: str) -> None:
                 remedy = "set use.precision.weights: fp32, and leave use.precision.pure out"
                 reason = f"{what}, in which what the adapter starts as and the rest do not add up to the weight"
                 raise PlanError([Problem(f"use.{plugin}", reason, remedy)])
-
-
-def start_problems(plan: Plan, plugin: str) -> Iterator[Problem]:
-    """16 bits, in which start and rest do not add up, and a stage that begins with a saved adapter."""
-    for stage in plan.stages:
-        if stage.start is not None:
-            message = f"{plugin} begins with a part of each weight, and not with a saved adapter"
-            remedy = f"take {plugin} out: what it has trained is plain LoRA"
-            yield Problem(f"{stage.key}.adapter.start", message, remedy)
-    for kind, remedy in (
-        ("weights", f"set use.precision.weights: fp32; products stay in {plan.precision.compute}"),
-        ("trainable", "leave use.precision.pure out"),
-    ):
-        dtype = getattr(plan.precision, kind)
-        if dtype != "float32":
-            part = "what is left" if kind == "weights" else "part"
-            what = f"the {'base' if kind == 'weights' else 'adapter'} holds {part} of each weight"
-            message = f"{what}, and rounded to {dtype} it would not start as the model it came from"
-            yield Problem(f"use.{plugin}", message, remedy)

@@ -7,13 +7,14 @@ from typing import Any
 from pydantic import Field
 
 from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, ModelBundle, OptimizerSettings, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["Loraplus", "LoraplusConfig"]
 
 
-class LoraplusConfig(PluginConfig):
+class LoraplusConfig(AdamWConfig):
     """The options of LoRA+. The learning rate of the first factor, and the weight decay, are the stage's."""
 
     ratio: float = Field(
@@ -22,9 +23,6 @@ class LoraplusConfig(PluginConfig):
     embedding_rate: float = Field(
         1e-6, gt=0, description="learning rate of low-rank updates of an embedding; it moves as the stage's does"
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class Loraplus(Plugin[LoraplusConfig]):

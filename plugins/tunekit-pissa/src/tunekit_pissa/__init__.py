@@ -39,7 +39,7 @@ class Pissa(Plugin[PissaConfig]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse 16 bits, in which residual and principal part do not add up, and a start that is none of its own."""
-        from tunekit_lora.residual import start_problems
+        from tunekit_lora.residual_checks import start_problems
 
         return start_problems(plan, "pissa")
 

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin, PluginConfig
+from tunekit.plugin import Plugin
 from tunekit.values import Estimate, EstimateRequest, Machine, ModelBundle, OptimizerSettings, Plan, StageContext
+from tunekit_train import AdamWConfig
 
 __all__ = ["States", "TorchaoOptimizer", "TorchaoOptimizerConfig"]
 
@@ -21,7 +22,7 @@ BLOCK: dict[str, int] = {"8bit": 256, "4bit": 128, "fp8": 256}
 """Numbers that share a scale, where `block` does not say."""
 
 
-class TorchaoOptimizerConfig(PluginConfig):
+class TorchaoOptimizerConfig(AdamWConfig):
     """The options of torchao's AdamW. Learning rate and weight decay are the stage's."""
 
     states: States = Field("8bit", description="how moments are stored: 8bit, 4bit or fp8 (e4m3)")
@@ -34,9 +35,6 @@ class TorchaoOptimizerConfig(PluginConfig):
     compile: bool = Field(
         False, description="compile a step: one kernel for each shape, faster on accelerators; takes a compiler"
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients, per step")
-    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients, per step")
-    eps: float = Field(1e-8, gt=0, description="added to the root of the squared mean")
 
 
 class TorchaoOptimizer(Plugin[TorchaoOptimizerConfig]):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.options import ExportConfig
+from tunekit.options import DenseExportConfig
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import (
     Context,
@@ -166,14 +166,8 @@ class Qat(Plugin[QatConfig]):
         return Report(summary, {"layers": len(layers), "kind": self.config.kind}, partial(undo_, bundle.model, layers))
 
 
-class TorchaoExportConfig(Rounded, ExportConfig):
+class TorchaoExportConfig(Rounded, DenseExportConfig):
     """The options of rounded weights to serve."""
-
-    base: Literal["stored", "original"] = Field(
-        "stored",
-        description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
-        "on, made dense; original, those before they were quantised",
-    )
 
 
 class TorchaoExport(Plugin[TorchaoExportConfig]):
@@ -185,9 +179,7 @@ class TorchaoExport(Plugin[TorchaoExportConfig]):
         from .checks import hardware_problems
 
         yield from hardware_problems(self.config.kind, machine, "export.torchao.kind")
-        if self.config.base == "original" and not plan.provides("quantization"):
-            what = "is original, and the base is not quantised, so there is no other"
-            yield Problem("export.torchao.base", what, "leave it out")
+        yield from self.config.problems(plan, "export.torchao")
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -18,6 +17,7 @@ from typing import Any
 from tunekit.errors import TunekitError
 
 from .gguf_header import read_header, write_without_vocabulary
+from .kept import alone, is_whole, written_beside
 
 FORMAT = "1"
 """Part of every key: raise it when what a conversion writes changes."""
@@ -50,54 +50,21 @@ def convert(path: Path, cache: Path, tell: Callable[[str], None]) -> Path:
     folder = converted_folder(path, cache)
     if is_complete(folder):
         return folder
-    with _lock(folder):
+    remedy = "free some space or set use.transformers.cache to another folder"
+    with alone(folder, "the converted model", remedy):
         if not is_complete(folder):
             from .sources import conversion_seconds
 
             tell(f"converting {path.name} to safetensors, once (about {conversion_seconds(path.stat().st_size)} s)")
-            _convert_beside(path, folder)
+            with written_beside(folder) as partial:
+                _write_copy(path, partial)
+                _write_manifest(path, partial)
     return folder
 
 
 def is_complete(folder: Path) -> bool:
     """Whether every file the conversion wrote is there in its full size."""
-    try:
-        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time work on a folder, and clear away what a killed one left."""
-    from filelock import FileLock
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            for stale in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(stale)
-            yield
-    except OSError as error:
-        raise TunekitError(
-            f"the converted model cannot be written to {folder.parent}: {error}",
-            "free some space or set use.transformers.cache to another folder",
-        ) from error
-
-
-def _convert_beside(path: Path, folder: Path) -> None:
-    """Write the copy into a temporary folder beside, make it durable, and rename it."""
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    try:
-        partial.mkdir()
-        _write_copy(path, partial)
-        _write_manifest(path, partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return is_whole(folder, MANIFEST)
 
 
 def _write_copy(path: Path, target: Path) -> None:

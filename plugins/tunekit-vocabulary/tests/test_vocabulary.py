@@ -224,6 +224,7 @@ def test_a_merged_adapter_keeps_the_rows_it_has_trained(base: str, tmp_path: Pat
     assert len(merged.bundle.tokenizer("ambertown")["input_ids"]) == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT's, from_pretrained as it is
 def test_plain_peft_opens_the_adapter_with_the_rows_it_has_trained(base: str, tmp_path: Path) -> None:
     import peft
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -34,6 +34,20 @@ from .copies import REMEMBERED, RUN
 from .packed import Packed
 
 
+@pytest.fixture(scope="session")
+def kept_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which quantised copies are kept for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(kept_copies: Path) -> Iterator[Path]:
+    """Where copies are kept, as long as tests of the folder that asks for this run, and no others of the process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNEKIT_CACHE", str(kept_copies))
+        yield kept_copies
+
+
 class Rows(list[Item]):
     """Prepared data in memory."""
 

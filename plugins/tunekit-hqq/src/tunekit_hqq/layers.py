@@ -14,7 +14,7 @@ from .sizes import SKIP, uneven
 def quantized(config: HqqConfig, model: Any, dtype: str) -> Any:
     """Put hqq's layers in the place of the linear ones but the head, in place; return the model."""
     import torch
-    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear  # type: ignore[import-untyped,unused-ignore]
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear  # type: ignore[import-not-found, import-untyped]
 
     settings = BaseQuantizeConfig(nbits=config.bits, group_size=config.group, axis=config.axis)
     for name, layer in layers_to_quantize(model, config.skip, SKIP).items():

@@ -32,6 +32,8 @@ Rounds: {rounds}; medians.
 FOOT = """
 Products are those of the linear layers, low-rank parts included. Python and other is what no operator accounts for,
 with the operators that fit nowhere else. The shares of time are those under the profiler, which slows small operators.
+Were everything but the products and the head free, a step would be
+{bounds}: so much is left at most.
 """
 
 
@@ -78,7 +80,13 @@ def page(results: dict[str, Any]) -> str:
     lines += ["", "| part of a step | " + " | ".join(runs) + " |", "|---|" + "---:|" * len(runs)]
     for group in GROUPS:
         lines.append(f"| {group} | " + " | ".join(f"{part(found, group):.1%}" for found in runs.values()) + " |")
-    return "\n".join([*lines, FOOT])
+    bounds = " and ".join(f"{bound(found):.1f} times as fast in {dtype}" for dtype, found in runs.items())
+    return "\n".join([*lines, FOOT.format(bounds=bounds)])
+
+
+def bound(runs: list[dict[str, Any]]) -> float:
+    """How much faster a step would be that did nothing but multiply by the model's weights."""
+    return 1 / (part(runs, "products") + part(runs, "head and loss"))
 
 
 def draw(results: dict[str, Any]) -> None:

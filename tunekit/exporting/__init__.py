@@ -2,7 +2,7 @@
 
 from .card import shown_model
 from .export import CARD, DETAILS, Export
-from .judging import judge
+from .judging import judge, judge_earlier
 from .making import make_export
 
-__all__ = ["CARD", "DETAILS", "Export", "judge", "make_export", "shown_model"]
+__all__ = ["CARD", "DETAILS", "Export", "judge", "judge_earlier", "make_export", "shown_model"]

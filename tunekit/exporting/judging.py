@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 from ..errors import ExportError
 from ..values import Verification
+from .export import DETAILS
 
 NOTHING = 1e-9
 """A KL divergence, in nats a token, that rounding alone explains."""
@@ -34,3 +38,19 @@ def judge(name: str, found: Verification, tolerance: float) -> None:
         f"{tolerance:g} times are accepted: {told}, on {where}",
         "choose a wider dtype or more bits, or accept more with `tolerance`",
     )
+
+
+def judge_earlier(name: str, folder: Path) -> Verification:
+    """How an earlier export was compared when it was made. ExportError where it is further off than it said it accepts.
+
+    What is passed on is judged again, by its own numbers: files may have come from elsewhere since, or been edited.
+    """
+    details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    told: dict[str, Any] = details["verification"]
+    found = Verification(**{key: float(value) if key in _NUMBERS else value for key, value in told.items()})
+    judge(name, found, float(details["options"]["tolerance"]))
+    return found
+
+
+_NUMBERS = ("kl", "base_kl", "top1", "perplexity", "trained_perplexity", "base_perplexity")
+"""Of a comparison; one that is not finite stands in JSON by its name."""

@@ -19,7 +19,7 @@ from ..record import Record, write_json, write_text
 from ..values import Context, Exported, ExportPlan, ExportRequest, ModelBundle, Plan
 from .card import shown_model, write_card
 from .export import CARD, DETAILS, Export
-from .judging import judge
+from .judging import judge, judge_earlier
 from .rows import compared_rows
 
 
@@ -43,7 +43,10 @@ def make_export(plan: Plan, export: ExportPlan, record: Record, adapters: NamedA
             data=first_data(plan, Calls(plan.plugins), bundle.tokenizer),
         )
         exported = _call(export, record, bundle, request, adapters.context)
-        judge(export.name, exported.verification, config.tolerance)
+        if exported.of is None:
+            judge(export.name, exported.verification, config.tolerance)
+        else:
+            judge_earlier(exported.of, record.exports[exported.of])
         _describe(plan, export, record, folder, exported)
     record.note_export(
         export.name, final, {"target": export.plugin.name, "verification": exported.verification, **exported.facts}

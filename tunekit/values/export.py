@@ -57,8 +57,12 @@ class Verification:
 
 @dataclass(frozen=True)
 class Exported:
-    """What a plugin has written: how it compares, facts for `export.json`, and how it is used, in Markdown."""
+    """What a plugin has written: how it compares, facts for `export.json`, and how it is used, in Markdown.
+
+    `of` is the earlier export of the run that was passed on as it is: it is judged by what it accepted itself.
+    """
 
     verification: Verification
     facts: Mapping[str, Any] = field(default_factory=dict)
     usage: str = ""
+    of: str | None = None

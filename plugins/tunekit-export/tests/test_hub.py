@@ -100,6 +100,27 @@ def test_a_file_that_does_not_arrive_is_told(hub, run):
         run.export("hub", repository="me/it", endpoint=hub.address)
 
 
+def say_(made, **numbers):
+    """Change what an export says of itself."""
+    path = made.folder / "export.json"
+    told = json.loads(path.read_text())
+    told["options"]["tolerance"] = numbers.pop("tolerance")
+    told["verification"] |= numbers
+    path.write_text(json.dumps(told))
+
+
+def test_what_is_pushed_is_judged_by_what_it_accepted_itself_before_a_file_goes_up(hub, run):
+    made = run.export("merged", folder=str(run.folder.parent / "coarse"), rows=1)
+    say_(made, tolerance=0.5, kl=0.3, base_kl=1.0)
+    pushed = run.export("hub", repository="me/it", of=made.name, endpoint=hub.address)
+    assert (pushed.verification.kl, run.exports[pushed.name]) == (0.3, pushed.folder)
+    hub.asked.clear()
+    say_(made, tolerance=0.1, kl=0.3, base_kl=1.0)
+    with pytest.raises(ExportError, match=rf"{made.name} is 0\.3 times as far .* and 0\.1 times are accepted"):
+        run.export("hub", repository="me/it", of=made.name, endpoint=hub.address)
+    assert not hub.asked
+
+
 def test_a_hub_is_refused_at_plan_time_before_there_is_anything_to_push(train, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     push = {"hub": {"repository": "me/it", "of": "gguf"}}
@@ -107,5 +128,6 @@ def test_a_hub_is_refused_at_plan_time_before_there_is_anything_to_push(train, t
         train(tmp_path / "run", export=["merged", push])
     with pytest.raises(PlanError, match="comes first, so there is nothing to push"):
         train(tmp_path / "run", export=[push, "merged"])
-    with pytest.raises(ValidationError, match="rows means nothing here"):
-        Hub(repository="me/it", rows=3)
+    for name, value in {"rows": 3, "row_tokens": 8, "tolerance": 0.5}.items():
+        with pytest.raises(ValidationError, match=f"{name} means nothing here"):
+            Hub(repository="me/it", **{name: value})

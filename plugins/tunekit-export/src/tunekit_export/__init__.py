@@ -160,7 +160,7 @@ class HubConfig(ExportConfig):
 
     @model_validator(mode="after")
     def _compared_before(self) -> HubConfig:
-        idle = sorted({"rows", "row_tokens"} & self.model_fields_set)
+        idle = sorted({"rows", "row_tokens", "tolerance"} & self.model_fields_set)
         if idle:
             raise ValueError(f"{', '.join(idle)} means nothing here; say it of the export that is pushed")
         return self

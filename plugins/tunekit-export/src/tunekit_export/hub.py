@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from tunekit.errors import ExportError
-from tunekit.exporting import DETAILS
-from tunekit.values import Exported, ExportRequest, Verification
+from tunekit.exporting import DETAILS, judge_earlier
+from tunekit.values import Exported, ExportRequest
 
 if TYPE_CHECKING:
     from . import HubConfig
 
-_NUMBERS = ("kl", "base_kl", "top1", "perplexity", "trained_perplexity", "base_perplexity")
-"""Of a comparison; one that is not finite stands in JSON by its name."""
-
 
 def push(config: HubConfig, request: ExportRequest) -> Exported:
-    """Upload an earlier export. What it was compared with then is what is told of it."""
+    """Upload an earlier export, once it is seen to be within what it accepted. Its own comparison is told of it."""
     name, folder = _chosen(config, request)
-    details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    found = judge_earlier(name, folder)
     try:
         commit, url = _upload(config, folder)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         remedy = "see that the hub can be reached and that `hf auth login` knows an owner of the repository"
         raise ExportError(f"{name} cannot be pushed to {config.repository}: {error}", remedy) from error
-    told: dict[str, Any] = {
-        name: float(value) if name in _NUMBERS else value for name, value in details["verification"].items()
-    }
     facts = {"of": name, "repository": config.repository, "commit": commit, "url": url}
-    return Exported(Verification(**told), facts, f"## Where it is\n\n{url}")
+    return Exported(found, facts, f"## Where it is\n\n{url}", of=name)
 
 
 def _chosen(config: HubConfig, request: ExportRequest) -> tuple[str, Path]:

@@ -195,7 +195,8 @@ class HookSpecs:
         """Add to the estimate of parameters, data and memory.
 
         Kind: chain over `estimate`.
-        When: when the plan is shown in full; not before a run that skips it.
+        When: when the plan is shown in full; not before a run that skips it. Export targets are asked as well, each by
+            itself, with the model as it is loaded and nothing on it; of what they return, only the notes count.
         Changes: nothing. May import torch and read the tokenizer and shapes; never weights, never the network for a
             local model.
         Returns: the estimate with this plugin's part added.

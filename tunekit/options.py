@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from .errors import Problem
 from .plugin import PluginConfig
-from .values import Plan
 
 
 def _readable(names: str | tuple[str, ...], everything: str, noun: str) -> str | tuple[str, ...]:
@@ -62,9 +59,3 @@ class DenseExportConfig(ExportConfig):
         description="what the adapter is merged into where the base was quantised: stored, the weights it was trained "
         "on, made dense; original, those before they were quantised",
     )
-
-    def problems(self, plan: Plan, key: str) -> Iterator[Problem]:
-        """An original is asked for, and the base is one. `key` is where the recipe names the export."""
-        if self.base == "original" and not plan.provides("quantization"):
-            what = "is original, and the base is not quantised, so there is no other"
-            yield Problem(f"{key}.base", what, "leave it out")

@@ -167,7 +167,7 @@ class Run(Talk):
         if problems:
             raise RecipeError(problems)
         taken = [*self.exports, *(path.name for path in (self.folder / "exports").glob("*"))]
-        plan = plan_one_export(self.plan, uses[0], taken)
+        plan = plan_one_export(self.plan, uses[0], taken, self._name)
         with self._answering():
             return make_export(plan, plan.exports[0], self.record, self._adapters, self._name)
 

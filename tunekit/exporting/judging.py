@@ -47,7 +47,8 @@ def judge_earlier(name: str, folder: Path) -> Verification:
     """
     details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
     told: dict[str, Any] = details["verification"]
-    found = Verification(**{key: float(value) if key in _NUMBERS else value for key, value in told.items()})
+    told |= {number: float(told[number]) for number in _NUMBERS}
+    found = Verification(**told)
     judge(name, found, float(details["options"]["tolerance"]))
     return found
 

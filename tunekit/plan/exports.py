@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..calls import Calls
+from ..calls import Calls, implements
 from ..catalog import EXPORTS, Catalog, hooks_of
 from ..errors import PlanError, Problem
 from ..recipe import Use
-from ..values import ExportPlan, Plan
+from ..values import Estimate, EstimateRequest, ExportPlan, Plan
 from .configuring import Configuration, find_plugin
 
 EXPORT_HOOK = "tunekit_export"
+ESTIMATE_HOOK = "tunekit_estimate"
 
 
 def plan_exports(uses: Iterable[Use], found: Configuration, taken: Iterable[str] = ()) -> tuple[ExportPlan, ...]:
@@ -39,13 +40,39 @@ def export_problems(plan: Plan) -> Iterator[Problem]:
             yield from problems
 
 
-def plan_one_export(plan: Plan, use: Use, taken: Iterable[str] = ()) -> Plan:
+def estimate_exports(plan: Plan) -> tuple[str, ...]:
+    """Show exports the shapes of the model as it is loaded, without an adapter; what they have noted.
+
+    Raises PlanError with what is wrong about all of them.
+    """
+    loader = Calls(plan.plugins).for_run().owner("tunekit_load_model")
+    asked = [export.plugin for export in plan.exports if implements(export.plugin.plugin, ESTIMATE_HOOK)]
+    if loader is None or not implements(loader.plugin, ESTIMATE_HOOK) or not asked:
+        return ()
+    calls = Calls([loader, *asked])
+    request = EstimateRequest(plan, plan.load_request, calls=calls)
+    start: Estimate = calls.one(loader, ESTIMATE_HOOK, request=request, estimate=Estimate())
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for planned in asked if start.skeleton is not None else ():
+        try:
+            notes += calls.one(planned, ESTIMATE_HOOK, request=request, estimate=replace(start, notes=())).notes
+        except PlanError as error:
+            problems += error.problems
+    if problems:
+        raise PlanError(problems)
+    return tuple(notes)
+
+
+def plan_one_export(plan: Plan, use: Use, taken: Iterable[str] = (), adapter: str | None = None) -> Plan:
     """The plan of a run with this export in place of its own. Raises PlanError with all that is wrong."""
     found = Configuration()
-    plan = replace(plan, exports=plan_exports([use], found, taken))
+    exports = plan_exports([use], found, taken)
+    plan = replace(plan, exports=tuple(replace(export, adapter=adapter) for export in exports))
     problems = found.problems or list(export_problems(plan))
     if problems:
         raise PlanError(problems) from found.cause
+    estimate_exports(plan)
     return plan
 
 

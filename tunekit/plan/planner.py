@@ -27,7 +27,7 @@ from ..values import (
 )
 from .adapters import adapter_problems
 from .configuring import Configuration, Purpose, configure
-from .exports import EXPORT_HOOK, export_problems, plan_exports
+from .exports import EXPORT_HOOK, estimate_exports, export_problems, plan_exports
 from .ordering import SLOTS, incompatibilities, order, steps
 
 SAMPLE_ROWS = 512
@@ -86,7 +86,8 @@ def add_estimate(plan: Plan) -> Plan:
     estimates = [_stage_estimate(plan, view, stage) for view, stage in zip(views, plan.stages or (None,), strict=True)]
     largest = max(estimates, key=lambda estimate: estimate.peak_bytes)
     data = tuple(part for estimate in estimates for part in estimate.data)
-    notes = tuple(dict.fromkeys(note for estimate in estimates for note in estimate.notes))
+    noted = [note for estimate in estimates for note in estimate.notes]
+    notes = tuple(dict.fromkeys((*noted, *estimate_exports(plan))))
     trained = {name: part for estimate in estimates for name, part in estimate.trained.items()}
     kept = replace(largest, data=data, notes=notes, trained=trained, skeleton=None, tokenizer=None)
     return replace(plan, estimate=kept)

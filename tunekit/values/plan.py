@@ -63,11 +63,15 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """One export at the end of a run: its name, which no other of the run has, and the plugin that makes it."""
+    """One export at the end of a run: its name, which no other of the run has, and the plugin that makes it.
+
+    `adapter` names the adapter whose model it is; None: the one that the run is about.
+    """
 
     name: str
     key: str
     plugin: PlannedPlugin
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

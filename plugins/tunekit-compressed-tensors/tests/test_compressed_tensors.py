@@ -168,6 +168,6 @@ def test_an_export_of_an_original_that_is_none_is_refused(tmp_path):
     dense, export = save_tiny_model(tmp_path / "dense"), [{"compressed-tensors": {"base": "original"}}]
     pipeline = tk.Pipeline(model=str(dense), data=ROWS, use=[Lora(rank=4)], stages=[STAGE], export=export)
     with pytest.raises(
-        PlanError, match=r"export\.compressed-tensors\.base: is original, and the base is not quantised"
+        PlanError, match=r"export\.0\.compressed-tensors\.base: is original, and the base is not quantised"
     ):
         pipeline.plan(estimate=False)

@@ -77,7 +77,7 @@ def test_adapters_and_rounded_weights_are_refused():
 
 
 def test_rows_that_do_not_divide_are_refused():
-    with pytest.raises(PlanError, match=r"use\.qat\.group: is 48, which does not divide the 128 columns of"):
+    with pytest.raises(PlanError, match=r"use\.qat\.group: is 48, which does not divide the 128 inputs of"):
         estimate_for(Qat(group=48))
 
 

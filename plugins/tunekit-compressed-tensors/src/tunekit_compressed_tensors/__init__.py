@@ -92,8 +92,20 @@ class CompressedTensorsExport(Plugin[CompressedTensorsExportConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a base that nothing was quantised of."""
-        return self.config.problems(plan, "export.compressed-tensors")
+        """Refuse what no dense export can hold."""
+        from tunekit_transformers.dense_exports import dense_problems
+
+        return dense_problems(self, plan)
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Refuse groups that do not divide a row."""
+        from tunekit_transformers.dense_exports import key_of
+        from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
+
+        layers = layers_to_quantize(estimate.skeleton, (), key_of(self, request.plan))
+        refuse_uneven(layers, self.config.group, f"{key_of(self, request.plan)}.group")
+        return estimate
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

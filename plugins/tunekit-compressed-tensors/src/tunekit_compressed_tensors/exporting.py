@@ -12,7 +12,6 @@ import transformers
 
 from tunekit.values import Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
-from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
 from tunekit_transformers.quiet import quiet
 
 from . import CompressedTensorsExportConfig
@@ -34,7 +33,6 @@ def export_packed(config: CompressedTensorsExportConfig, bundle: ModelBundle, re
     """Write the packed model with its tokenizer; transformers reads it."""
     dtype = getattr(torch, bundle.precision.weights)
     dense: Any = request.dense(config.base == "original").model
-    refuse_uneven(layers_to_quantize(dense, (), ""), config.group, "export.compressed-tensors.group")
     with TemporaryDirectory(dir=request.folder) as plain, quiet():
         dense.to(dtype).save_pretrained(plain)
         del dense

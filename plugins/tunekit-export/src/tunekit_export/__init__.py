@@ -45,10 +45,10 @@ class Merged(Plugin[MergedConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse what is no text model, and a base that nothing was quantised of."""
-        from .checks import dense_problems
+        """Refuse a reward model, and a base that nothing was quantised of."""
+        from tunekit_transformers.dense_exports import dense_problems
 
-        return dense_problems(self, plan)
+        return dense_problems(self, plan, images=True)
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

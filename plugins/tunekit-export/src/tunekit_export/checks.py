@@ -8,33 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunekit.calls import implements
 from tunekit.errors import Problem
 from tunekit.values import Plan
-from tunekit_transformers import stored_quantization
+from tunekit_transformers.dense_exports import dense_problems, key_of
 
 from .architectures import obstacles
 
 ADAPTER = "adapter"
-
-
-def key_of(plugin: Any, plan: Plan) -> str:
-    """Where the recipe names this export."""
-    return next((export.key for export in plan.exports if export.plugin.plugin is plugin), "export")
-
-
-def dense_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
-    """Those of targets that hold merged weights."""
-    key = key_of(plugin, plan)
-    missing = list(plugin.config.problems(plan, key))
-    yield from missing
-    if not missing and plugin.config.base == "original" and stored_quantization(str(plan.recipe.model)) is not None:
-        what = f"is original, and {plan.recipe.model} itself is stored quantised, so there is no other"
-        yield Problem(f"{key}.base", what, "leave it out")
-    trained = [stage for stage in plan.stages if stage.adapter == plan.final_adapter]
-    if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
-        what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"
-        yield Problem(key, what, "export the adapter, which has the head beside it: `adapter: {}`")
 
 
 def adapter_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:

@@ -6,9 +6,9 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunekit.calls import implements
 from tunekit.errors import Problem
 from tunekit.values import Plan
+from tunekit_transformers.dense_exports import dense_problems, key_of
 
 from .packed import ALWAYS, Packed, PackedExport
 from .stored import stored
@@ -29,13 +29,8 @@ def problems(plugin: Packed[Any], plan: Plan) -> Iterator[Problem]:
 
 def export_problems(target: PackedExport[Any], plan: Plan) -> Iterator[Problem]:
     """All that is wrong with this export."""
-    export = next((each for each in plan.exports if each.plugin.plugin is target), None)
-    key = f"export.{target.method}" if export is None else export.key
-    yield from _missing(target.method, key)
-    trained = [stage for stage in plan.stages if stage.adapter == plan.final_adapter]
-    if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
-        what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"
-        yield Problem(key, what, "export the adapter, which has the head beside it: `adapter: {}`")
+    yield from _missing(target.method, key_of(target, plan))
+    yield from dense_problems(target, plan)
 
 
 def _missing(method: str, key: str) -> Iterator[Problem]:

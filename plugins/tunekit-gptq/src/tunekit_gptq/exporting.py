@@ -34,7 +34,7 @@ def export_packed(target: PackedExport[Any], bundle: ModelBundle, request: Expor
     if request.data is None:
         raise ExportError(f"there is no data to quantise by {target.method} with", "export a run that has a stage")
     rows = choose_rows(request.data(), config.samples, config.sample_tokens)
-    dense: Any = request.dense(False).model
+    dense: Any = request.dense(config.base == "original").model
     dense = dense.to(_dtype(bundle))
     quantize(dense, bundle.tokenizer, target.plugin().job(dense, rows, request.folder, bundle.precision.device))
     facts = {"bits": target.plugin().storage(None).bits_per_weight, "samples": len(rows)}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunekit.errors import PlanError, Problem, TunekitError
+from tunekit.errors import TunekitError
 from tunekit.values import Estimate, Report
 from tunekit_transformers.frozen_product import dense_linear, replace_products_
-from tunekit_transformers.quantizing import forget_quantization, layers_to_quantize, stored_estimate
+from tunekit_transformers.quantizing import forget_quantization, layers_to_quantize, refuse_uneven, stored_estimate
 
 from .stored import Storage
 from .unpacking import gptq_weight
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SCALE_BITS = 16
 """Bits of a scale."""
+SMALLEST_GROUP = 16
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,17 @@ def estimate_weights(storage: Storage, key: str, dtype: str, estimate: Estimate)
     PlanError where the groups do not divide the inputs of a layer.
     """
     assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
-    linear = layers_to_quantize(estimate.skeleton, (), key)
-    layers = {name: layer for name, layer in linear.items() if storage.covers(name)}
-    _refuse_uneven(layers, storage, key)
+    layers = layers_to_pack(storage, estimate.skeleton, key)
     return stored_estimate(estimate, layers, dtype, partial(stored_bytes, storage))
+
+
+def layers_to_pack(storage: Storage, model: Any, key: str) -> dict[str, Any]:
+    """The layers of a model that are stored so. PlanError under `key` where the groups do not divide their inputs."""
+    linear = layers_to_quantize(model, (), key)
+    layers = {name: layer for name, layer in linear.items() if storage.covers(name)}
+    size = None if storage.group_size == -1 else storage.group_size
+    refuse_uneven(layers, size, f"{key}.group_size", "take -1 for one group a column", least=SMALLEST_GROUP)
+    return layers
 
 
 def stored_bytes(storage: Storage, rows: int, columns: int) -> int:
@@ -95,16 +103,6 @@ def stored_bytes(storage: Storage, rows: int, columns: int) -> int:
     groups = 1 if storage.group_size == -1 else math.ceil(columns / storage.group_size)
     integers = rows * (columns + groups) * storage.bits // 8
     return integers + groups * rows * SCALE_BITS // 8 + 4 * columns * storage.indexed
-
-
-def _refuse_uneven(layers: Mapping[str, Any], storage: Storage, key: str) -> None:
-    size = storage.group_size
-    uneven = {name: layer.weight.shape for name, layer in layers.items() if size > 0 and layer.weight.shape[1] % size}
-    if uneven:
-        name, shape = next(iter(uneven.items()))
-        fits = math.gcd(128, *(layer.weight.shape[1] for layer in layers.values()))
-        remedy = f"choose {fits}, or -1 for one group a column" if fits >= 16 else "choose -1, one group a column"
-        raise PlanError([Problem(f"{key}.group_size", f"is {size}, but {name} has {shape[1]} inputs", remedy)])
 
 
 def _is_gptq(module: Any) -> bool:

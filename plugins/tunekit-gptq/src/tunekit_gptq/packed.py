@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.options import ExportConfig
+from tunekit.options import DenseExportConfig
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import (
     Context,
@@ -57,7 +57,7 @@ class PackedConfig(Calibration):
     )
 
 
-class PackedExportConfig(Calibration, ExportConfig):
+class PackedExportConfig(Calibration, DenseExportConfig):
     """The options of an export that is quantised."""
 
 
@@ -165,10 +165,20 @@ class PackedExport(Plugin[ExportOptions]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse what cannot be quantised here."""
+        """Refuse what cannot be quantised here, and what no dense export can hold."""
         from .checks import export_problems
 
         return export_problems(self, plan)
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Refuse groups that do not divide the inputs of a layer."""
+        from tunekit_transformers.dense_exports import key_of
+
+        from .layers import layers_to_pack
+
+        layers_to_pack(self.plugin().storage(None), estimate.skeleton, key_of(self, request.plan))
+        return estimate
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -184,7 +185,8 @@ class PackedSuite(QuantizerSuite):
 
     def test_groups_that_do_not_divide_the_inputs_are_refused_with_what_fits(self) -> None:
         """The tiny model has 128 and 256 inputs."""
-        with pytest.raises(PlanError, match=r"group_size: is 128, but .* has 96 inputs; choose 32, or -1"):
+        message = r"group_size: is 128, which does not divide the 96 inputs of .*; choose 32, or take -1"
+        with pytest.raises(PlanError, match=message):
             estimate_for(self.kind(), self.adapter(), hidden_size=96)
 
 
@@ -197,6 +199,18 @@ class PackedExportSuite(ExportSuite):
         """With data."""
         bundle, request = super().made_of(folder, content)
         return bundle, replace(request, data=rows)
+
+    def test_it_is_made_of_the_base_that_is_asked_for(self, tmp_path: Path) -> None:
+        """The one the adapter was trained on, else the one before it was quantised."""
+        for base in ("stored", "original"):
+            place = tmp_path / base
+            place.mkdir()
+            bundle, request = self.made_of(place)
+            dense = Mock(side_effect=request.dense)
+            plugin: Any = type(self.plugin)(**{**self.plugin.config.model_dump(exclude_unset=True), "base": base})
+            request = replace(request, dense=dense)
+            plugin.tunekit_export(bundle=bundle, request=request, context=run_context(folder=place))
+            dense.assert_called_once_with(base == "original")
 
     @pytest.fixture(autouse=True)
     def made_once(self, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:

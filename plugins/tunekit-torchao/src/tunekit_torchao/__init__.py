@@ -175,11 +175,23 @@ class TorchaoExport(Plugin[TorchaoExportConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse hardware without float8 where the result is to be read, and a base that nothing was quantised of."""
+        """Refuse hardware without float8 where the result is to be read, and what no dense export can hold."""
+        from tunekit_transformers.dense_exports import dense_problems, key_of
+
         from .checks import hardware_problems
 
-        yield from hardware_problems(self.config.kind, machine, "export.torchao.kind")
-        yield from self.config.problems(plan, "export.torchao")
+        yield from hardware_problems(self.config.kind, machine, f"{key_of(self, plan)}.kind")
+        yield from dense_problems(self, plan)
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Refuse groups that do not divide a row, and names to skip that no layer has."""
+        from tunekit_transformers.dense_exports import key_of
+
+        from .weights import layers_to_round
+
+        layers_to_round(self.config, estimate.skeleton, key_of(self, request.plan))
+        return estimate
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

@@ -12,7 +12,6 @@ import transformers
 
 from tunekit.values import Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
-from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
 from tunekit_transformers.quiet import quiet
 
 from . import TorchaoExportConfig
@@ -34,7 +33,6 @@ def export_rounded(config: TorchaoExportConfig, bundle: ModelBundle, request: Ex
     """Write the rounded model with its tokenizer. What `qat` has trained is an ordinary model until here."""
     dtype = getattr(torch, bundle.precision.weights)
     dense: Any = request.dense(config.base == "original").model
-    refuse_uneven(layers_to_quantize(dense, config.skip, "export.torchao.skip"), config.columns, "export.torchao.group")
     with TemporaryDirectory(dir=request.folder) as plain, quiet():
         dense.to(dtype).save_pretrained(plain)
         del dense

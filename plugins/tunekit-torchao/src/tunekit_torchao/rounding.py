@@ -24,7 +24,7 @@ def prepare_(config: QatConfig, model: Any) -> list[str]:
     from torchao.quantization.qat import QATConfig  # type: ignore[import-untyped,unused-ignore]
 
     layers = layers_to_quantize(model, config.skip, "use.qat.skip")
-    refuse_uneven(layers, config.group, "use.qat.group")
+    refuse_uneven(layers, config.group, "use.qat.group", "name the layer in skip")
     settings: Any = QATConfig(base_config(config.kind, config.group), step="prepare")
     with torch.random.fork_rng():  # it makes new layers, and those draw weights that nobody uses
         quantize_(model, settings, filter_fn=lambda _, name: name in layers)

@@ -19,7 +19,7 @@ from tunekit_transformers.quantizing import (
 
 from . import Rounded, TorchaoConfig
 
-SKIP = "use.torchao.skip"
+KEY = "use.torchao"
 WEIGHT = ".weight"
 """transformers asks by the names of weights here, and of layers for the other libraries."""
 
@@ -37,9 +37,15 @@ def loading_arguments(config: Rounded) -> dict[str, Any]:
 
 def estimate_weights(config: TorchaoConfig, dtype: str, estimate: Estimate) -> Estimate:
     """Put the linear layers of the skeleton in as they are stored. PlanError where rows do not divide into groups."""
-    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP)
-    refuse_uneven(layers, config.columns, "use.torchao.group")
+    layers = layers_to_round(config, estimate.skeleton, KEY)
     return stored_estimate(estimate, layers, dtype, partial(stored_bytes, config, dtype))
+
+
+def layers_to_round(config: Rounded, model: Any, key: str) -> dict[str, Any]:
+    """The layers of a model that are rounded. PlanError under `key` for idle names to skip, and for uneven groups."""
+    layers = layers_to_quantize(model, config.skip, f"{key}.skip")
+    refuse_uneven(layers, config.columns, f"{key}.group", "name the layer in skip")
+    return layers
 
 
 def stored_bytes(config: TorchaoConfig, dtype: str, rows: int, columns: int) -> int:
@@ -64,7 +70,7 @@ def frugal(config: TorchaoConfig, model: Any) -> Report:
 
     from . import DYNAMIC
 
-    refuse_idle_names(config.skip, linear_layers(model), SKIP)
+    refuse_idle_names(config.skip, linear_layers(model), f"{KEY}.skip")
     layers = rounded_layers(model)
     if not layers:
         raise TunekitError("use.torchao: the loaded model has no rounded layer", "name a loader that can quantise")

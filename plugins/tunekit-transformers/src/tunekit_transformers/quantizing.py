@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,10 @@ from tunekit.values import BYTES, Estimate
 
 HEADS = ("lm_head", "embed_out")
 """Names of output heads: transformers keeps the head by itself only where no other layer is named."""
+
+
+LARGEST_GROUP = 128
+"""A power of two: groups that fit are offered up to it."""
 
 
 def kept_names(skip: Iterable[str]) -> list[str] | None:
@@ -48,13 +53,19 @@ def refuse_idle_names(skip: Iterable[str], linear: Iterable[str], key: str) -> N
         raise PlanError(Problem(key, f"{what} {part!r}", _suggest(part, last)) for part in idle)
 
 
-def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str) -> None:
-    """Raise PlanError for a layer whose rows are no multiple of `group`."""
-    uneven = {name: layer for name, layer in layers.items() if group and layer.weight.shape[1] % group}
-    if uneven:
-        name, layer = next(iter(uneven.items()))
-        what = f"is {group}, which does not divide the {layer.weight.shape[1]} columns of {name}"
-        raise PlanError([Problem(key, what, "choose a divisor, or name the layer in skip")])
+def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str, instead: str = "", least: int = 8) -> None:
+    """Raise PlanError for a layer whose inputs are no multiple of `group`, with a group that divides those of all.
+
+    `instead` says what else can be done, and `least` is the smallest group there is.
+    """
+    inputs = {name: _inputs(layer) for name, layer in layers.items()}
+    uneven = next((name for name, count in inputs.items() if group and count % group), None)
+    if uneven is not None:
+        fits = math.gcd(LARGEST_GROUP, *inputs.values())
+        ways = [f"choose {fits}"] if fits >= least else []
+        remedy = ", or ".join([*ways, *([instead] if instead else [])]) or "export weights that are not rounded"
+        what = f"is {group}, which does not divide the {inputs[uneven]} inputs of {uneven}"
+        raise PlanError([Problem(key, what, remedy)])
 
 
 def stored_estimate(
@@ -76,6 +87,11 @@ def forget_quantization(model: Any) -> Any:
     if getattr(model, "hf_quantizer", None) is not None:
         model.hf_quantizer.remove_quantization_config(model)
     return model
+
+
+def _inputs(layer: Any) -> int:
+    """How many inputs a linear layer has; a `Conv1D` keeps its weight [in out]."""
+    return int(getattr(layer, "in_features", None) or layer.weight.shape[0])
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -174,7 +174,7 @@ def _folder_problems(source: ModelSource, options: LoadOptions) -> list[Problem]
     folder = source.location
     if not (folder / "config.json").is_file():
         return [Problem("model", f"{source.name}: the folder {folder} {_why_no_config(folder)}")]
-    if any((folder / name).is_file() for name in SAFETENSORS) or _has_weights_of_old(folder):
+    if any((folder / name).is_file() for name in SAFETENSORS) or has_weights_of_old(folder):
         return []
     if any((folder / name).is_file() for name in PICKLES):
         if options.allow_pickle:
@@ -190,7 +190,7 @@ def _folder_problems(source: ModelSource, options: LoadOptions) -> list[Problem]
     return [Problem("model", f"{source.name}: the folder {folder} has a config.json but no weights", remedy)]
 
 
-def _has_weights_of_old(folder: Path) -> bool:
+def has_weights_of_old(folder: Path) -> bool:
     """Whether these are quantised weights under the names of auto-gptq or autoawq, which their plugins can read."""
     return any((folder / name).is_file() for name in LEGACY) and any(folder.glob("*.safetensors"))
 

@@ -1,0 +1,52 @@
+"""What targets share that write merged weights: what none of them can hold, known before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tunekit.calls import implements
+from tunekit.errors import Problem
+from tunekit.values import ExportPlan, Plan
+
+from .sources import has_weights_of_old
+from .stored import stored_quantization
+
+
+def key_of(plugin: Any, plan: Plan) -> str:
+    """Where the recipe names this export."""
+    found = _planned(plugin, plan)
+    return "export" if found is None else found.key
+
+
+def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Problem]:
+    """What merged weights cannot be written for: its config is a `DenseExportConfig`.
+
+    `images` says that the target holds models that read images as well.
+    """
+    key = key_of(plugin, plan)
+    if plugin.config.base == "original":
+        yield from _no_original(plan, f"{key}.base")
+    planned = _planned(plugin, plan)
+    adapter = planned.adapter if planned is not None and planned.adapter is not None else plan.final_adapter
+    trained = [stage for stage in plan.stages if stage.adapter == adapter]
+    if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
+        what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"
+        yield Problem(key, what, "export the adapter, which has the head beside it: `adapter: {}`")
+    if not images and plan.provides("model.vision"):
+        what = f"{plan.recipe.model} reads images, and these files hold text models alone"
+        yield Problem(key, what, "export it merged: `merged: {}`")
+
+
+def _planned(plugin: Any, plan: Plan) -> ExportPlan | None:
+    return next((export for export in plan.exports if export.plugin.plugin is plugin), None)
+
+
+def _no_original(plan: Plan, key: str) -> Iterator[Problem]:
+    model = str(plan.recipe.model)
+    if not plan.provides("quantization"):
+        yield Problem(key, "is original, and the base is not quantised, so there is no other", "leave it out")
+    elif stored_quantization(model) is not None or has_weights_of_old(Path(model).expanduser()):
+        what = f"is original, and {model} itself is stored quantised, so there is no other"
+        yield Problem(key, what, "leave it out")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from tunekit import errors, hookimpl
@@ -54,6 +57,40 @@ def test_a_failure_names_plugin_distribution_version_and_hook_and_chains_its_cau
         Calls([raising], seen.append).one(raising, "tunekit_patch", bundle=bundle())
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert seen[0].error == "ZeroDivisionError: oh"
+
+
+def test_a_module_that_keeps_a_failed_import_keeps_nobody_who_was_computing(distribution):
+    """As GPTQModel does, which PEFT imports while it wraps a model: the model would stay as long as the process."""
+    failing = """
+    try:
+        try:
+            import fake_that_is_nowhere
+        except ImportError as error:
+            raise ModuleNotFoundError("no kernels") from error
+    except ImportError as error:
+        WHY = error
+    """
+    distribution("fake-kernels", {}, failing)
+
+    class Model(list[str]):
+        """Can be referred to weakly."""
+
+    def call() -> weakref.ref[Model]:
+        model, importing = Model(), planned("Importing")
+        try:
+            raise KeyError("handled")
+        except KeyError as handled:
+            Calls([importing]).one(importing, "tunekit_patch", bundle=ModelBundle(model, None, "m", PRECISION))
+            kept = handled.__traceback__
+        assert kept is not None
+        return weakref.ref(model)
+
+    model = call()
+    gc.collect()
+    import fake_kernels
+
+    assert str(fake_kernels.WHY) == "no kernels"
+    assert model() is None
 
 
 def test_a_result_of_the_wrong_type_is_the_plugins_failure():

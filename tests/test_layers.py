@@ -13,6 +13,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     "errors",
+    "imports",
     "tensors",
     "values",
     "hooks",

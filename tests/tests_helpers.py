@@ -38,6 +38,12 @@ class Patch(Plugin[Nothing]):
         bundle.model.append("patched")
         return Report("patched")
 
+class Importing(Plugin[Nothing]):
+    @hookimpl
+    def tunekit_patch(self, bundle: ModelBundle) -> Report:
+        import fake_kernels
+        return Report("imported")
+
 class Worried(Plugin[Nothing]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine):

@@ -14,6 +14,7 @@ import pluggy
 from .defaults import DEFAULTS
 from .errors import HookCallError, PlanError, Problem, TunekitError, nearest
 from .hooks import HookSpecs
+from .imports import freeing_failed_imports
 from .values import PlannedPlugin
 
 STAGE_SLOTS = ("tunekit_optimizer", "tunekit_read_data", "tunekit_attach_adapter")
@@ -82,7 +83,8 @@ class Calls:
         start = time.perf_counter()
         error = ""
         try:
-            results = caller(**arguments)
+            with freeing_failed_imports():
+                results = caller(**arguments)
             return check_result(self._spec(hook), results[0] if results else None, planned)
         except TunekitError as cause:
             error = str(cause)

@@ -89,6 +89,29 @@ def estimate_with() -> Callable[..., Estimate]:
     return make
 
 
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Make folders of a hub's cache, each for a model in a revision, to put files in; there is no network meanwhile."""
+    import hashlib
+
+    cache = tmp_path / "hub"
+    for constants in ("huggingface_hub.constants", "transformers.utils.hub.constants"):
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def make(name: str, revision: str = "main") -> Path:
+        repository = cache / f"models--{name.replace('/', '--')}"
+        commit = hashlib.sha1(revision.encode()).hexdigest()
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        return snapshot
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama on disk."""

@@ -67,6 +67,8 @@ class LoadRequest:
     `purpose` is `train` or `infer`: a loader may choose kernels by it, never weights. `tokenizer` is the one loaded and
     patched before, which goes into the bundle. `data` prepares what the first stage learns from, for who has to see
     some of it before the model can be loaded; None where the plan has no stage.
+    `revision` is that of a model on the hub which the planned loader reads, by its option of that name: who looks at a
+    model before it is loaded looks at the same; None: the default.
     """
 
     model: str
@@ -77,6 +79,7 @@ class LoadRequest:
     tokenizer: Any = None
     data: Callable[[], Prepared] | None = None
     configure: tuple[Callable[[Any], None], ...] = ()
+    revision: str | None = None
 
     def configured(self, change: Callable[[Any], None]) -> LoadRequest:
         """Return a copy with one more change of the model's config."""

@@ -163,7 +163,10 @@ class Plan:
     @property
     def load_request(self) -> LoadRequest:
         """The request that `tunekit_quantize` and `tunekit_before_load` start from."""
-        return LoadRequest(model=self.recipe.model, precision=self.precision)
+        hook = "tunekit_load_model"
+        loaders = (each for each in self.plugins if self.owners.get(hook, each.name) == each.name)
+        revision = next((_revision(each.plugin) for each in loaders if hasattr(each.plugin, hook)), None)
+        return LoadRequest(model=self.recipe.model, precision=self.precision, revision=revision)
 
     def plugin(self, name: str) -> PlannedPlugin | None:
         """The planned plugin of this name, or None."""
@@ -214,3 +217,8 @@ class EstimateRequest:
     samples: Mapping[int, Prepared] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
     calls: Calls | None = None
+
+
+def _revision(loader: Any) -> str | None:
+    """The option of a loader by that name, where it has one."""
+    return getattr(loader.config, "revision", None)

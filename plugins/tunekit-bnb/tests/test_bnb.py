@@ -28,7 +28,7 @@ QUERY = "model.layers.0.self_attn.q_proj"
 
 def on(device):
     precision = Precision(device, "float32", "float32", "float32", "a test")
-    return SimpleNamespace(precision=precision, recipe=SimpleNamespace(model="somebody/some-model"))
+    return SimpleNamespace(precision=precision, load_request=LoadRequest("somebody/some-model", precision))
 
 
 def estimated(plugin, skeleton, precision=FP32):

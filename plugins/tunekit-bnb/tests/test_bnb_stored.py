@@ -33,7 +33,7 @@ def again(folder: Path, plugin: Bnb, precision: Precision = FP32) -> ModelBundle
 
 
 def problems(plugin: Bnb, folder: Path) -> list[str]:
-    plan = SimpleNamespace(precision=FP32, recipe=SimpleNamespace(model=str(folder)))
+    plan = SimpleNamespace(precision=FP32, load_request=LoadRequest(str(folder), FP32))
     return [str(problem) for problem in plugin.tunekit_check(plan=plan, machine=fake_machine())]
 
 

@@ -144,6 +144,71 @@ def test_of_layers_with_other_positions_those_of_full_attention_are_scaled() -> 
     assert reach_of(config) == 512
 
 
+def own_frequencies(config: Any) -> tuple[Any, float]:
+    """What transformers makes of a config by its own function: frequencies, and what attention is sharpened by."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    return ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+
+
+def test_yarn_that_a_model_comes_with_keeps_the_borders_and_the_sharpness_of_its_makers() -> None:
+    """Of gpt-oss, whose borders are not rounded, and DeepSeek, which says by how much attention is sharpened."""
+    from transformers import DeepseekV3Config, GptOssConfig
+
+    deepseek = {"rope_type": "yarn", "factor": 40.0, "mscale": 0.7, "mscale_all_dim": 1.0, "beta_fast": 30}
+    deepseek |= {"beta_slow": 2, "original_max_position_embeddings": 4096, "rope_theta": 10_000.0}
+    for config, length, factor in (
+        (GptOssConfig(), 131_072, 32),
+        (DeepseekV3Config(rope_parameters=deepseek, max_position_embeddings=163_840), 163_840, 40),
+    ):
+        before, (expected, sharpness) = config.to_dict(), own_frequencies(config)
+        scale_(config, RopeConfig(scaling="yarn", length=length))
+        assert config.to_dict() == before
+        found, ours = own_frequencies(config)
+        assert torch.equal(found, expected)
+        assert ours == sharpness
+        config.rope_parameters = {
+            name: config.rope_parameters[name]
+            for name in ("rope_type", "factor", "rope_theta", "original_max_position_embeddings")
+        }
+        assert not torch.allclose(own_frequencies(config)[0], expected, rtol=1e-3)  # or nothing is shown here
+        for other in ({"length": length // factor * 2}, {"length": length, "original": 2048}, {"scaling": "linear"}):
+            with pytest.raises(TunekitError, match=f"is scaled by yarn already \\(factor {factor}\\)"):
+                scale_(config, RopeConfig(**{"length": length, **other}))
+
+
+def test_a_factor_that_a_config_leaves_to_its_lengths_is_known() -> None:
+    from transformers import LlamaConfig
+
+    said = {"rope_type": "yarn", "factor": None, "rope_theta": BASE, "original_max_position_embeddings": 512}
+    config = LlamaConfig(max_position_embeddings=2048, rope_parameters=said)
+    scale_(config, RopeConfig(scaling="yarn", length=2048))
+    assert (config.rope_parameters, reach_of(config)) == (said, 2048)
+
+
+@pytest.mark.parametrize("scaling", ["linear", "yarn", "llama3"])
+def test_what_belongs_to_positions_however_they_are_scaled_stays(scaling: str) -> None:
+    """Sections of an image's positions and how they lie; the share of a head that turns."""
+    from transformers import LlamaConfig
+
+    own = {"rope_theta": BASE, "mrope_section": [4, 6, 6], "mrope_interleaved": True, "partial_rotary_factor": 0.5}
+    config = LlamaConfig(max_position_embeddings=LENGTH, rope_parameters={"rope_type": "default", **own})
+    scale_(config, RopeConfig(scaling=scaling, length=512))
+    assert {name: config.rope_parameters.get(name) for name in own} == own
+    scale_(config, RopeConfig(scaling="none"))
+    assert config.rope_parameters == {"rope_type": "default", **own}
+
+
+def test_positions_of_another_kind_are_not_taken_for_scaled_ones() -> None:
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(max_position_embeddings=LENGTH)
+    config.rope_parameters = {"rope_type": "proportional", "rope_theta": BASE, "partial_rotary_factor": 0.25}
+    for options in ({"scaling": "none"}, {"length": 512}):
+        with pytest.raises(TunekitError, match="by proportional already"):
+            scale_(config, RopeConfig(**options))
+
+
 def test_a_model_without_rotary_positions_is_refused() -> None:
     from transformers import GPT2Config
 

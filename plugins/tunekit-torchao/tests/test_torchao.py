@@ -216,7 +216,7 @@ def test_a_checkpoint_that_is_rounded_already_is_planned_right_or_refused(stored
 
 def test_the_estimate_knows_the_groups_and_layers_of_a_rounded_checkpoint(stored):
     place, _ = stored
-    known = as_stored(Torchao(kind="int4").config, stored_quantization(str(place)))
+    known = as_stored(Torchao(kind="int4").config, stored_quantization(LoadRequest(str(place), FP32)))
     assert (known.columns, known.skip) == (64, ("q_proj",))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tunekit.testing.fixtures import hub_cache  # noqa: F401
 from tunekit.testing.runs import run_context
 from tunekit.testing.tiny import FP32, save_tiny_model, tiny_bundle, tiny_model, tiny_tokenizer
 from tunekit.values import LoadRequest, ModelBundle

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
-from tunekit.testing.runs import run_context
+from tunekit.testing.runs import plan_for, run_context
 from tunekit.testing.tiny import FP32, MIXED, save_tiny_model, tiny_model, tiny_tokenizer
 from tunekit.values import Event, LoadRequest, ModelBundle, Quantization
 from tunekit_transformers import Transformers
@@ -183,28 +183,18 @@ def test_a_missing_model_is_said(tmp_path: Path, loaded: Loaded) -> None:
         loaded(tmp_path / "nowhere")
 
 
-def test_a_revision_of_a_local_model_is_refused(folder: Path, loaded: Loaded) -> None:
-    with pytest.raises(PlanError, match="is not on the hub"):
-        loaded(folder, revision="v1")
+def test_a_revision_of_a_local_model_is_refused_in_the_plan(folder: Path) -> None:
+    plugin = Transformers(revision="v1")
+    plan = plan_for(plugin, model=str(folder))
+    found = [str(problem) for problem in plugin.tunekit_check(plan=plan, machine=plan.machine)]
+    assert found == [f"use.transformers.revision: is v1, but {folder} is not on the hub; leave it out"]
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def hub(hub_cache: Callable[[str, str], Path]) -> SimpleNamespace:
     """A hub cache with two revisions of one model in it, and no network."""
-    import huggingface_hub
-
-    cache = tmp_path / "hub"
-    repository = cache / "models--someone--tiny"
-    (repository / "refs").mkdir(parents=True)
-    for seed, name in enumerate(("main", "v1")):
-        commit = str(seed) * 40
-        save_tiny_model(repository / "snapshots" / commit, seed)
-        (repository / "refs" / name).write_text(commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    return SimpleNamespace(cache=cache)
+    snapshots = [save_tiny_model(hub_cache("someone/tiny", name), seed) for seed, name in enumerate(("main", "v1"))]
+    return SimpleNamespace(cache=snapshots[0].parents[2], main=snapshots[0], v1=snapshots[1])
 
 
 @pytest.mark.parametrize(("revision", "seed"), [(None, 0), ("main", 0), ("v1", 1)])
@@ -255,13 +245,12 @@ def test_a_hub_model_that_is_here_whole_is_loaded_without_asking_the_network(
 def test_asked_for_updates_it_goes_by_the_hub(hub: SimpleNamespace) -> None:
     source = find_source("someone/tiny")
     assert place_of(source, LoadOptions(update=True)) == "someone/tiny"
-    assert place_of(source, LoadOptions()) == str(hub.cache / "models--someone--tiny" / "snapshots" / ("0" * 40))
+    assert place_of(source, LoadOptions()) == str(hub.main)
 
 
 def test_a_model_that_is_here_in_part_is_not_taken_for_whole(hub: SimpleNamespace) -> None:
     assert whole_in_hub_cache("someone/tiny", "v1") is not None
-    (weights,) = hub.cache.glob("*/snapshots/11*/model.safetensors")
-    weights.unlink()
+    (hub.v1 / "model.safetensors").unlink()
     assert whole_in_hub_cache("someone/tiny", "v1") is None
     assert whole_in_hub_cache("someone/other", None) is None
 

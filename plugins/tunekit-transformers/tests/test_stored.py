@@ -39,9 +39,9 @@ def written(folder: Path, **stored: object) -> str:
     [({"quant_method": "gptq", "bits": 4}, "gptq"), ({"load_in_8bit": True}, "bitsandbytes"), ({}, None)],
 )
 def test_the_method_is_read_from_the_config_even_where_it_has_no_name_yet(tmp_path, stored, method):
-    found = stored_quantization(written(tmp_path, **stored))
+    found = stored_quantization(LoadRequest(written(tmp_path, **stored), FP32))
     assert (None if found is None else found["quant_method"]) == method
-    assert stored_quantization(str(tmp_path / "nowhere")) is None
+    assert stored_quantization(LoadRequest(str(tmp_path / "nowhere"), FP32)) is None
 
 
 def test_a_method_that_nobody_reads_is_refused_in_the_plan_with_what_to_do(tmp_path):
@@ -55,7 +55,7 @@ def test_a_method_that_nobody_reads_is_refused_in_the_plan_with_what_to_do(tmp_p
 
 def test_who_provides_the_method_is_left_to_it(tmp_path):
     plan = plan_for(Transformers(), Other(), model=written(tmp_path, quant_method="other"))
-    assert list(stored_problems(stored_quantization(str(plan.recipe.model)), plan)) == []
+    assert list(stored_problems(stored_quantization(plan.load_request), plan)) == []
 
 
 def test_what_the_plan_could_not_see_is_refused_by_the_estimate(tmp_path):

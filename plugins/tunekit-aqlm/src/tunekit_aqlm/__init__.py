@@ -27,8 +27,8 @@ class Aqlm(Plugin[AqlmConfig]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse a checkpoint that AQLM has not made."""
-        model = str(plan.recipe.model)
-        if stored_quantization(model) is None:
+        if stored_quantization(plan.load_request) is None:
+            model = plan.recipe.model
             what = f"reads checkpoints that AQLM has made, and config.json of {model} says nothing of it"
             yield Problem("use.aqlm", what, "take it out, or name such a checkpoint; making one is not offered")
 
@@ -37,7 +37,7 @@ class Aqlm(Plugin[AqlmConfig]):
         """Count the linear layers as codes, codebooks and scales."""
         from .checkpoint import estimate_weights
 
-        stored = stored_quantization(request.load.model)
+        stored = stored_quantization(request.load)
         return estimate if stored is None else estimate_weights(stored, request.load.precision.weights, estimate)
 
     @hookimpl
@@ -46,7 +46,7 @@ class Aqlm(Plugin[AqlmConfig]):
         from .checkpoint import stored_bits
         from .layers import coded, dense
 
-        stored = stored_quantization(request.model)
+        stored = stored_quantization(request)
         return Quantization(
             method="aqlm",
             bits=2.0 if stored is None else stored_bits(stored),
@@ -59,4 +59,4 @@ class Aqlm(Plugin[AqlmConfig]):
         """Write the layers that were left alone as transformers understands them."""
         from .checkpoint import name_layers_
 
-        return request if stored_quantization(request.model) is None else request.configured(name_layers_)
+        return request if stored_quantization(request) is None else request.configured(name_layers_)

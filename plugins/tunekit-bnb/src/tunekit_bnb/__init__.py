@@ -64,7 +64,7 @@ class Bnb(Plugin[BnbConfig]):
         """Refuse a device that bitsandbytes has no kernels for, and options that a quantised checkpoint is not."""
         from .stored import own, stored_problems
 
-        yield from stored_problems(self.config, own(stored_quantization(str(plan.recipe.model))))
+        yield from stored_problems(self.config, own(stored_quantization(plan.load_request)))
         device = plan.precision.device
         if device not in DEVICES:
             remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
@@ -76,7 +76,7 @@ class Bnb(Plugin[BnbConfig]):
         from .layers import estimate_weights
         from .stored import as_stored, own
 
-        config = as_stored(self.config, own(stored_quantization(request.load.model)))
+        config = as_stored(self.config, own(stored_quantization(request.load)))
         return estimate_weights(config, request.load.precision.weights, estimate)
 
     @hookimpl
@@ -93,7 +93,7 @@ class Bnb(Plugin[BnbConfig]):
         from .layers import dense
         from .stored import own
 
-        config, stored = self.config, own(stored_quantization(request.model))
+        config, stored = self.config, own(stored_quantization(request))
         make_config: Any = transformers.BitsAndBytesConfig
         options: dict[str, Any] = {"llm_int8_skip_modules": kept_names(config.skip)}
         if config.bits == 4:

@@ -55,14 +55,14 @@ class CompressedTensors(Plugin[CompressedTensorsConfig]):
         """Refuse a checkpoint that is stored another way, and one whose inputs are rounded unless that is accepted."""
         from .checks import problems
 
-        return problems(self.config, str(plan.recipe.model), stored_quantization(str(plan.recipe.model)))
+        return problems(self.config, str(plan.recipe.model), stored_quantization(plan.load_request))
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Count the layers of the checkpoint's groups in their bits, scales included."""
         from .estimate import estimate_weights
 
-        stored = stored_quantization(request.load.model)
+        stored = stored_quantization(request.load)
         return estimate if stored is None else estimate_weights(stored, request.load.precision.weights, estimate)
 
     @hookimpl
@@ -71,7 +71,7 @@ class CompressedTensors(Plugin[CompressedTensorsConfig]):
         from .estimate import stored_bits
         from .layers import compressed, dense
 
-        stored = stored_quantization(request.model)
+        stored = stored_quantization(request)
         return Quantization(
             method="compressed-tensors",
             bits=8.0 if stored is None else stored_bits(stored, request.precision.weights),

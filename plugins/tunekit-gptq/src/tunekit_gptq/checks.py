@@ -20,7 +20,7 @@ def problems(plugin: Packed[Any], plan: Plan) -> Iterator[Problem]:
     """All that is wrong with this plugin in this plan."""
     key = next((planned.key for planned in plan.plugins if planned.plugin is plugin), f"use.{plugin.method}")
     yield from _missing(plugin.method, key)
-    said = stored(str(plan.recipe.model))
+    said = stored(plan.load_request)
     if said is None:
         yield from _no_calibration(plugin, plan, key)
     elif said["quant_method"] == plugin.method:

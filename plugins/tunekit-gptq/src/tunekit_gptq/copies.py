@@ -34,7 +34,7 @@ RUN = "run.json"
 
 def loadable(plugin: Packed[Any], request: LoadRequest, context: Context) -> str:
     """The model of the request where it can be loaded as it is, else the folder of a copy, made now if need be."""
-    if stored_quantization(request.model) is not None:
+    if stored_quantization(request) is not None:
         return request.model
     said = legacy(request.model)
     with context.processes.first_alone():

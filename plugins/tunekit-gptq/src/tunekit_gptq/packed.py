@@ -116,7 +116,7 @@ class Packed(Plugin[Config]):
         """Count the linear layers in their fewer bits; say where the first run will quantise."""
         from .layers import estimate_weights
 
-        said = stored(request.load.model)
+        said = stored(request.load)
         if said is None:
             note = f"{request.load.model} is quantised by {self.method} the first time it is used so"
             estimate = replace(estimate, notes=(*estimate.notes, note))
@@ -131,7 +131,7 @@ class Packed(Plugin[Config]):
         """
         from .layers import dense
 
-        said = stored(request.model)
+        said = stored(request)
         return Quantization(
             method=self.method,
             bits=self.storage(said).bits_per_weight,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import TunekitError
+from tunekit.values import LoadRequest
 from tunekit_transformers import stored_quantization
 from tunekit_transformers.sources import LEGACY
 
@@ -37,12 +38,12 @@ class Storage:
         return self.bits if self.group_size == -1 else self.bits + (16 + self.bits) / self.group_size
 
 
-def stored(model: str) -> Mapping[str, Any] | None:
+def stored(request: LoadRequest) -> Mapping[str, Any] | None:
     """What a checkpoint says of how it is quantised, None where its weights are plain or nothing is known yet.
 
     Older ones say it in a file of its own, which transformers does not read.
     """
-    return stored_quantization(model) or legacy(model)
+    return stored_quantization(request) or legacy(request.model)
 
 
 def legacy(model: str) -> dict[str, Any] | None:

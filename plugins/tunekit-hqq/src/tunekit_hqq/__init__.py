@@ -41,7 +41,7 @@ class Hqq(Plugin[HqqConfig]):
 
         if importlib.util.find_spec("hqq") is None:
             yield Problem("use.hqq", "the package hqq is not installed", "pip install 'tunekit-hqq[hqq]'")
-        stored = stored_quantization(str(plan.recipe.model))
+        stored = stored_quantization(plan.load_request)
         if stored is not None and stored["quant_method"] == "hqq":
             what = f"{plan.recipe.model} is stored quantised by hqq, which transformers no longer reads"
             yield Problem("model", what, "name a copy with plain weights: choosing the values anew takes seconds")

@@ -9,7 +9,7 @@ from tunekit.errors import PlanError, Problem
 from tunekit.values import Estimate, Plan
 
 from . import RopeConfig
-from .scaling import reach_of, rope_of, scale_
+from .scaling import factor_in, reach_of, rope_of, scale_
 
 
 def too_long(options: RopeConfig, plan: Plan) -> Iterator[Problem]:
@@ -29,7 +29,7 @@ def estimate_scaling(options: RopeConfig, plan: Plan, estimate: Estimate) -> Est
     text = config.get_text_config(decoder=True)
     if options.scaling == "dynamic":
         _refuse_dynamic(plan, text.max_position_embeddings)
-    factor = rope_of(text).get("factor", 1.0)
+    factor = factor_in(text, rope_of(text))
     told = f"rotary positions: {options.scaling}, factor {factor:g}, {before} tokens become {reach_of(config)}"
     return replace(estimate, notes=(*estimate.notes, told))
 

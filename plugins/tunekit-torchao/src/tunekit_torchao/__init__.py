@@ -98,7 +98,7 @@ class Torchao(Plugin[TorchaoConfig]):
 
         yield from dynamic_problems(self.config, plan)
         yield from hardware_problems(self.config.kind, machine, "use.torchao.kind")
-        yield from stored_problems(self.config, stored_quantization(str(plan.recipe.model)))
+        yield from stored_problems(self.config, stored_quantization(plan.load_request))
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -106,7 +106,7 @@ class Torchao(Plugin[TorchaoConfig]):
         from .checks import as_stored
         from .weights import estimate_weights
 
-        config = as_stored(self.config, stored_quantization(request.load.model))
+        config = as_stored(self.config, stored_quantization(request.load))
         return estimate_weights(config, request.load.precision.weights, estimate)
 
     @hookimpl
@@ -115,7 +115,7 @@ class Torchao(Plugin[TorchaoConfig]):
         from .checks import own
         from .weights import dense, loading_arguments, stored_bits
 
-        stored = own(stored_quantization(request.model))
+        stored = own(stored_quantization(request))
         return Quantization(
             method=self.config.kind,
             bits=stored_bits(self.config, request.precision.weights),

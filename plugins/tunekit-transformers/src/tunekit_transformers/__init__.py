@@ -74,12 +74,14 @@ class Transformers(Plugin[TransformersConfig]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Find out without torch or network whether the model can be loaded at all."""
-        from .sources import problems
+        from .sources import problems, revision_problems
         from .stored import stored_problems, stored_quantization
 
-        model = str(plan.recipe.model)
-        stored = stored_quantization(model, self.config.revision)
-        return [*problems(model, self._options()), *stored_problems(stored, plan), *self._spread(plan)]
+        model, stored = plan.recipe.model, stored_quantization(plan.load_request)
+        yield from problems(model, self._options())
+        yield from revision_problems(model, self.config.revision)
+        yield from stored_problems(stored, plan)
+        yield from self._spread(plan)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:

@@ -47,6 +47,6 @@ def _no_original(plan: Plan, key: str) -> Iterator[Problem]:
     model = str(plan.recipe.model)
     if not plan.provides("quantization"):
         yield Problem(key, "is original, and the base is not quantised, so there is no other", "leave it out")
-    elif stored_quantization(model) is not None or has_weights_of_old(Path(model).expanduser()):
+    elif stored_quantization(plan.load_request) is not None or has_weights_of_old(Path(model).expanduser()):
         what = f"is original, and {model} itself is stored quantised, so there is no other"
         yield Problem(key, what, "leave it out")

@@ -130,7 +130,7 @@ def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
             raise explain_class(load_config(place, options), options, error) or explain(
                 place, "model", error
             ) from error
-    _refuse_missing_weights(place, info)
+    refuse_incomplete(place, info)
     _refuse_unread(model, request)
     if request.quantization is not None and request.quantization.after_load is not None:
         model = request.quantization.after_load(model)
@@ -181,7 +181,25 @@ def _refuse_unread(model: Any, request: LoadRequest) -> None:
         raise TunekitError(what, "name the quantiser of that method in use, or a copy with plain weights")
 
 
-def _refuse_missing_weights(place: str, info: dict[str, Any]) -> None:
+def look_through(place: str, options: LoadOptions) -> None:
+    """Compare the names and shapes of a checkpoint's weights with the model's, and read none of them.
+
+    For who has another library load them. TunekitError for weights that would be random.
+    """
+    config, nowhere = load_config(place, options), {"device_map": {"": "meta"}, "output_loading_info": True}
+    safe = None if options.allow_pickle else True
+    with quiet():
+        try:
+            _, info = auto_class(options).from_pretrained(
+                place, config=config, use_safetensors=safe, **nowhere, **hub_arguments(options)
+            )
+        except (OSError, ValueError) as error:
+            raise explain_class(config, options, error) or explain(place, "model", error) from error
+    refuse_incomplete(place, info)
+
+
+def refuse_incomplete(place: str, info: dict[str, Any]) -> None:
+    """Stop at weights that the model has and the checkpoint has not."""
     missing = sorted(info["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,19 +65,33 @@ def problems(model: str, options: LoadOptions) -> list[Problem]:
         source = find_source(model)
     except ModelNotFoundError as error:
         return [Problem("model", str(error))]
-    found = []
-    if options.revision is not None and source.kind != "hub":
-        remedy = "leave it out"
-        found.append(
-            Problem("use.transformers.revision", f"is {options.revision}, but {model} is not on the hub", remedy)
-        )
     if source.kind == "folder":
-        found += _folder_problems(source, options)
-    elif source.kind == "gguf":
-        found += _gguf_problems(source)
-    else:
-        found += _hub_problems(source, options)
-    return found
+        return _folder_problems(source, options)
+    return _gguf_problems(source) if source.kind == "gguf" else _hub_problems(source, options)
+
+
+def revision_problems(model: str, revision: str | None) -> list[Problem]:
+    """Refuse a revision of what a recipe names where that has none.
+
+    A folder that was made of a model on the hub, quantised or trained, is loaded with the recipe's revision beside it.
+    """
+    if revision is None or not is_local(model):
+        return []
+    return [Problem("use.transformers.revision", f"is {revision}, but {model} is not on the hub", "leave it out")]
+
+
+def under(problem: Problem, name: str) -> Problem:
+    """A problem of the loader, told of the plugin of this name that loads in its place and takes its options."""
+    told = {part: getattr(problem, part).replace("use.transformers.", f"use.{name}.") for part in ("where", "remedy")}
+    return replace(problem, **told)
+
+
+def is_local(model: str) -> bool:
+    """Whether a model is on this disk, and not on the hub; False where there is none."""
+    try:
+        return find_source(model).kind != "hub"
+    except ModelNotFoundError:
+        return False
 
 
 def describe_source(model: str, cache: Path | None = None) -> str:

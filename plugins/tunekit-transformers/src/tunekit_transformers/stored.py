@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import ModelNotFoundError, Problem, TunekitError
-from tunekit.values import Plan, PlannedPlugin
+from tunekit.values import LoadRequest, Plan, PlannedPlugin
 
 from .sources import find_source
 
 KEY = "quantization_config"
 
 
-def stored_quantization(model: str, revision: str | None = None) -> Mapping[str, Any] | None:
-    """The `quantization_config` of a checkpoint, with a `quant_method`; None where its weights are plain.
+def stored_quantization(request: LoadRequest) -> Mapping[str, Any] | None:
+    """The `quantization_config` of the checkpoint that is asked for, with a `quant_method`; None for plain weights.
 
     None as well where nothing is known yet: no such model, or one on the hub that is not in the local cache.
     """
-    path = _config_file(model, revision)
+    path = _config_file(request.model, request.revision)
     try:
         return None if path is None else stored_in(json.loads(path.read_text()))
     except ValueError:  # a broken file is the loader's to tell

@@ -3,39 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import Field
 
 from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
-from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Context, Launch, LoadRequest, Machine, ModelBundle, Plan, Processes
+from tunekit.values import (
+    Context,
+    Estimate,
+    EstimateRequest,
+    Launch,
+    LoadRequest,
+    Machine,
+    ModelBundle,
+    Plan,
+    Processes,
+)
+from tunekit_transformers import Transformers, TransformersConfig
 
 __all__ = ["Unsloth", "UnslothConfig"]
 
 
-class UnslothConfig(PluginConfig):
-    """How unsloth loads the model."""
+class UnslothConfig(TransformersConfig):
+    """How the model is found and loaded, as by transformers, and what unsloth prepares it for."""
 
     max_length: int = Field(
-        2048, ge=2, description="tokens of the longest sequence that unsloth prepares the model's positions for"
+        2048,
+        ge=2,
+        description="tokens of the longest sequence that unsloth prepares the model's positions for, no more than the "
+        "model reads",
     )
-    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub; none: its default")
-    trust_remote_code: bool = Field(False, description="run Python code that the model's repository brings with it")
 
 
-class Unsloth(Plugin[UnslothConfig]):
-    """Model-load through unsloth's FastLanguageModel, the whole run in a child process."""
+class Unsloth(Transformers):
+    """Model-load through unsloth's FastLanguageModel, the whole run in a child process; all else by transformers."""
 
-    provides = frozenset({"model.unsloth"})
+    config: UnslothConfig
+    provides = frozenset({"model.transformers", "model.unsloth", "backend.transformers"})
     conflicts = frozenset({"processes", "quantization"})
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """The class of its options, which are those of transformers' loader and more."""
+        return UnslothConfig
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a machine without unsloth, and sequences longer than it is told to prepare for."""
+        """Refuse a machine without unsloth, and all that it would not do as asked."""
+        from tunekit_transformers.sources import under
+
         from .checks import problems
 
-        return problems(self, plan)
+        yield from (under(problem, "unsloth") for problem in super().tunekit_check(plan, machine))
+        yield from problems(self, plan)
+
+    @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Estimate as transformers' loader does; refuse a length at which unsloth would scale positions."""
+        from .checks import refuse_scaling
+
+        estimate = super().tunekit_estimate(request, estimate)
+        refuse_scaling(self.config.max_length, estimate.skeleton.config)
+        return estimate
 
     @hookimpl
     def tunekit_launch(self, plan: Plan, launch: Launch) -> Processes | None:
@@ -46,7 +76,12 @@ class Unsloth(Plugin[UnslothConfig]):
 
     @hookimpl
     def tunekit_load_model(self, request: LoadRequest, context: Context) -> ModelBundle:
-        """Load through unsloth where this is the child, with transformers elsewhere: the weights are the same."""
-        from .loading import load
+        """Load through unsloth where this is the child, with transformers elsewhere: the weights are the same.
 
-        return load(self.config, request, context)
+        A process that has not imported unsloth is not the run's own child: it only asks, and is not to be patched.
+        """
+        from .loading import is_child, load
+
+        if not is_child():
+            return super().tunekit_load_model(request=request, context=context)
+        return load(self.config.max_length, self._options(), request, context)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from tunekit.errors import Problem
+from tunekit.errors import PlanError, Problem
 from tunekit.values import Plan
 from tunekit_train import Stage
 
 NEEDED = ("unsloth", "unsloth-zoo")
 INSTALL = "`pip install --no-deps unsloth unsloth_zoo`"
 """Without its dependencies: it pins older versions of libraries than it works with."""
+TRAINED_WITHOUT = ("allow_pickle", "attention", "device_map", "max_memory")
+"""Options of transformers' loader that unsloth does not take; they act where a model is only asked."""
 
 
 def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
@@ -21,10 +23,15 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     missing = [name for name in NEEDED if not is_installed(name)]
     if missing:
         yield Problem(key, f"needs {' and '.join(missing)}, not installed here", f"{INSTALL}, or leave unsloth out")
-    other = plan.plugin("transformers")
-    for option in sorted({"revision", "trust_remote_code", "allow_pickle", "attention"} & _given(other)):
-        what = f"is set, and the model is loaded by {key}"
-        yield Problem(f"{other.key}.{option}" if other else key, what, "leave it out")
+    if plan.provides("positions.scaled"):
+        what = "reads the config of the checkpoint, so that positions would be scaled in the plan and not in the run"
+        yield Problem(key, what, "leave out unsloth or rope")
+    if plan.provides("attention.chosen"):
+        yield Problem(key, "chooses the attention by itself", "leave out unsloth or attention")
+    if plan.stages:
+        for option in TRAINED_WITHOUT:
+            if option in plugin.config.model_fields_set:
+                yield Problem(f"{key}.{option}", "is nothing that unsloth takes where it trains", "leave it out")
     for stage in plan.stages:
         config = stage.plugin.plugin.config
         if not isinstance(stage.plugin.plugin, Stage):
@@ -34,9 +41,15 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             yield Problem(f"{key}.max_length", what, f"set it to {config.batch.max_length}")
 
 
-def _given(planned: Any) -> set[str]:
-    """The options that the recipe gives a plugin."""
-    return set() if planned is None else set(planned.plugin.config.model_fields_set)
+def refuse_scaling(max_length: int, config: Any) -> None:
+    """Raise PlanError for more tokens than a model reads.
+
+    Unsloth would scale its positions for them, linearly, and whoever opens the run without it would not.
+    """
+    reach = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if reach is not None and max_length > reach:
+        what = f"is {max_length}, and the model reads {reach}: beyond that unsloth scales its positions"
+        raise PlanError([Problem("use.unsloth.max_length", what, f"set it to {reach} or less")])
 
 
 def is_installed(distribution: str) -> bool:

@@ -55,10 +55,12 @@ class Vision(Transformers):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Find out whether the model can be loaded, and refuse stages and options that know text alone."""
+        from tunekit_transformers.sources import under
+
         from .checks import problems
 
-        loading = super().tunekit_check(plan, machine)
-        return [*map(_ours, loading), *problems(self.config, plan)]
+        yield from (under(problem, "vision") for problem in super().tunekit_check(plan, machine))
+        yield from problems(self.config, plan)
 
     @hookimpl
     def tunekit_load_tokenizer(self, request: LoadRequest, context: Context) -> Any:
@@ -93,9 +95,3 @@ class Vision(Transformers):
 
     def _options(self) -> LoadOptions:
         return replace(super()._options(), auto_class="AutoModelForImageTextToText")
-
-
-def _ours(problem: Problem) -> Problem:
-    """The problem under the key of this plugin."""
-    named = {name: getattr(problem, name).replace("use.transformers.", "use.vision.") for name in ("where", "remedy")}
-    return replace(problem, **named)

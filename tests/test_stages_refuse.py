@@ -50,3 +50,13 @@ def test_a_recipe_that_cannot_be_meant_is_refused_with_what_to_do(
         Pipeline(model, rows, {"lora": {"rank": 4}}, [stage]).plan(estimate=False)
     assert len(caught.value.problems) == 1
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_stage_that_answers_prompts_is_refused_in_several_processes_by_the_plan(
+    stage: str, way: str, model: str
+) -> None:
+    use = {"lora": {"rank": 4}, "reward_length": {"target": 3}, way: {"processes": 2}}
+    with pytest.raises(PlanError, match=rf"stages\.0\.{stage}: .* in one process, and the run is carried out by sev"):
+        Pipeline(model, TALK, use, [stage]).plan(estimate=False)

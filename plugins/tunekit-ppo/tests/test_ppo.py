@@ -17,7 +17,8 @@ from tunekit.plugin import Plugin, PluginConfig
 from tunekit.testing import plan_for, stage_context, tiny_bundle
 from tunekit.values import Mixing, ModelBundle, Sample, StageContext
 from tunekit_lora import Lora
-from tunekit_ppo import Ppo
+from tunekit_ppo import KlConfig, Ppo
+from tunekit_ppo.control import Control
 from tunekit_ppo.gathering import Rollout
 from tunekit_ppo.rollouts import Rollouts
 from tunekit_train import AdamW
@@ -103,7 +104,7 @@ def test_checkpoints_fall_on_the_first_border_that_is_due_or_later(run_ppo: Run)
 
 def test_what_is_rewarded_becomes_more_frequent(run_ppo: Run) -> None:
     """All weights train: an adapter cannot turn the random head of a tiny model."""
-    options = {"epochs": 170, "learning_rate": 2e-3, "reference": "copied", "kl": {"coefficient": 0.002, "target": 6.0}}
+    options = {"epochs": 170, "learning_rate": 2e-3, "reference": "copied", "kl": {"coefficient": 0.002}}
     rollout = {"prompts": 64, "epochs": 2, "batch": 64, "max_new_tokens": 2}
     ran = run_ppo({**options, "rollout": rollout, "batch": {"rows": 32}, "evaluate": {"share": 0.25}}, adapter=False)
     rewards = ran.steps("reward_letters")[::4]
@@ -166,6 +167,18 @@ def problems(stage: Ppo, *others: Any, streaming: bool = False) -> str:
         ({"batch": {"packing": "greedy"}}, "batch.packing: is greedy, and answers are not there to be packed"),
         ({"batch": {"by_length": True}}, "answers have none before they are given"),
         ({"batch": {"too_long": "split"}}, "part of a prompt cannot be answered"),
+        ({"kl": {"target": 4.0}}, "kl.target: is set, and the coefficient is fixed; leave it out, or set kl.control"),
+        ({"kl": {"horizon": 99}}, "kl.horizon: is set, and the coefficient is fixed"),
+        ({"kl": {"coefficient": 0.0, "estimator": "k2"}}, "kl.estimator: is set, and the penalty weighs nothing"),
+        ({"kl": {"coefficient": 0.0, "control": "adaptive"}}, "kl.coefficient: is 0, and adaptive control multiplies"),
+        (
+            {"kl": {"control": "adaptive", "horizon": 12}},
+            "kl.horizon: is 12, and a rollout of 64 answers could correct the coefficient to 0 or below; set it above",
+        ),
+        ({"reward": {"timeout": 1.0}}, "reward.timeout: is set, and there is no endpoint; leave it out, or set reward"),
+        ({"reward": {"retries": 1}}, "reward.retries: is set, and there is no endpoint"),
+        ({"reward": {"weight": 2.0}}, "reward.weight: is set, and it weighs the rewards of reward.adapter"),
+        ({"value_coefficient": 0.0, "value_clip": 0.1}, "value_clip: is set, and the value loss weighs nothing"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(options: dict[str, Any], message: str) -> None:
@@ -179,9 +192,20 @@ def test_streamed_prompts_and_whole_weights_without_a_copy_are_refused() -> None
     assert problems(Ppo(**rewarded, reference="copied")) == problems(Ppo(**rewarded), Lora()) == ""
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "gathers its answers in one process" in problems(Ppo(reward={"url": "http://127.0.0.1/"}), Lora())
+def test_several_processes_are_refused() -> None:
+    from tunekit_distributed import Ddp
+
+    found = problems(Ppo(reward={"url": "http://127.0.0.1/"}), Lora(), Ddp(processes=2))
+    assert "use.ppo: gathers its answers in one process, and the run is carried out by several" in found
+
+
+def test_the_smallest_horizon_that_is_planned_never_turns_the_penalty_into_a_bonus() -> None:
+    kl = KlConfig(coefficient=0.1, control="adaptive", horizon=13)  # 12.8 is a fifth of the 64 answers of a rollout
+    assert "kl" not in problems(Ppo(kl=kl), Lora())
+    control = Control.of(kl)
+    for _ in range(5):
+        control.update_(0.0, 64)
+        assert control.coefficient > 0
 
 
 def test_noise_in_the_embeddings_does_not_go_with_it() -> None:

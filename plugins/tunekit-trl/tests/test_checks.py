@@ -12,6 +12,7 @@ from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
 from tunekit.testing import plan_for
 from tunekit.values import Mixing, Sample, StageContext
+from tunekit_distributed import Ddp
 from tunekit_lora import Lora
 from tunekit_trl import Grpo, Rloo
 
@@ -84,6 +85,12 @@ def test_streamed_data_an_empty_range_and_metrics_of_batches_are_refused() -> No
     assert "is streamed" in problems(Grpo(), Brief(), mixing=Mixing(streaming=True))[0]
     assert "is [1.0, 0.0], an empty range" in problems(Rloo(reward_clip_range=(1, 0)), Brief())[0]
     assert "sure measures batches of tunekit's own engine" in problems(Grpo(), Brief(), Sure())[0]
+
+
+@pytest.mark.parametrize("stage", [Grpo(), Rloo()])
+def test_several_processes_are_refused_in_the_plan_that_the_user_sees(stage: Any) -> None:
+    (found,) = problems(stage, Brief(), Ddp(processes=2))
+    assert f"use.{stage.source[0].split('_')[0]}: is trained by TRL in one process, and the run is carried out" in found
 
 
 def test_what_is_right_is_planned() -> None:

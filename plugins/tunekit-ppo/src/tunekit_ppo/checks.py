@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from tunekit.calls import implements
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
 
+from .control import LARGEST
+from .idle import idle_problems
 from .options import PpoConfig
 
 
@@ -20,6 +21,8 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
         if stage.plugin.plugin is plugin:
             yield from _surroundings(plugin.config, plan, stage)
             yield from _sizes(plugin.config, stage.key)
+            yield from idle_problems(plugin.config, stage.key)
+            yield from _control(plugin.config, stage.key)
 
 
 def _surroundings(config: PpoConfig, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
@@ -45,8 +48,9 @@ def _surroundings(config: PpoConfig, plan: Plan, stage: StagePlan) -> Iterator[P
     if config.reward.adapter is not None and any("adapter.pissa" in planned.plugin.provides for planned in seen):
         what = "was trained on the base as it was loaded, and PiSSA changes the base"
         yield Problem(f"{stage.key}.reward.adapter", what, "use lora alone, or name a full model in reward.model")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        yield Problem(stage.key, "gathers its answers in one process, and several are started", "start one")
+    if plan.provides("processes"):
+        what = "gathers its answers in one process, and the run is carried out by several"
+        yield Problem(stage.key, what, "train it in a run of its own, in one process")
 
 
 def _reward_adapter(name: str, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
@@ -88,3 +92,17 @@ def _sizes(config: PpoConfig, key: str) -> Iterator[Problem]:
     if batch.too_long == "split":
         what = "is split, and part of a prompt cannot be answered"
         yield Problem(f"{key}.batch.too_long", what, "use cut, which leaves out the oldest turns, or drop")
+
+
+def _control(config: PpoConfig, key: str) -> Iterator[Problem]:
+    """A coefficient is moved by a factor: from 0 to 0, and below 0 where one correction is too large a share."""
+    kl, prompts = config.kl, config.rollout.prompts
+    if kl.control == "fixed":
+        return
+    if not kl.coefficient:
+        what = "is 0, and adaptive control multiplies it: it would stay 0"
+        yield Problem(f"{key}.kl.coefficient", what, "begin with more, or use control: fixed")
+    if LARGEST * prompts >= kl.horizon:
+        what = f"is {kl.horizon}, and a rollout of {prompts} answers could correct the coefficient to 0 or below"
+        remedy = f"set it above {LARGEST * prompts:g}; ten rollouts are {10 * prompts}"
+        yield Problem(f"{key}.kl.horizon", what, remedy)

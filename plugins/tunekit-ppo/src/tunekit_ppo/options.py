@@ -59,7 +59,11 @@ class KlConfig(PluginConfig):
     coefficient: float = Field(default=0.05, ge=0, description="weight of the penalty, at the start where adaptive")
     control: KlControl = Field(default="fixed", description="keep the coefficient, or move it towards the target")
     target: float = Field(default=6.0, gt=0, description="nats per answer that adaptive control aims at")
-    horizon: int = Field(default=10_000, ge=1, description="answers over which adaptive control corrects")
+    horizon: int = Field(
+        default=10_000,
+        ge=1,
+        description="answers over which adaptive control corrects; more than a fifth of rollout.prompts",
+    )
     estimator: KlEstimator = Field(
         default="k1", description="of the divergence at a token: log ratio, half its square, or ratio - 1 - log ratio"
     )

@@ -71,6 +71,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             yield from _shared(config, stage.key)
             yield from _measured(plan, stage)
             yield from _data(config, stage)
+            yield from _processes(plan, stage.key)
             yield from _groups(config, stage.key)
             yield from _rewards(config, plan, stage)
             yield from _losses(config, stage.key)
@@ -121,6 +122,13 @@ def _measured(plan: Plan, stage: StagePlan) -> Iterator[Problem]:
 def _data(config: OnlineConfig, stage: StagePlan) -> Iterator[Problem]:
     if stage.mixing.streaming:
         yield Problem(f"{stage.key}.data", "is streamed, and prompts are drawn from all of them", "stream nothing")
+
+
+def _processes(plan: Plan, key: str) -> Iterator[Problem]:
+    """Each of several would go through all prompts alone."""
+    if plan.provides("processes"):
+        what = "is trained by TRL in one process, and the run is carried out by several"
+        yield Problem(key, what, "train it in a run of its own, in one process")
 
 
 def _groups(config: Any, key: str) -> Iterator[Problem]:

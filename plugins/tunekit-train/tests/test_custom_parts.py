@@ -34,6 +34,21 @@ def test_a_metric_is_a_mean_over_all_micro_batches(run_training: Any) -> None:
     assert trained.values("twice") == [2.0, 2.0]
 
 
+class Halving(AdamW):
+    """Halves the rate of every second step."""
+
+    def tunekit_train_schedule(self, factor: Any, total_steps: int, context: Any) -> Any:
+        assert (total_steps, context.name) == (6, "sft")
+        return lambda step: factor(step) / (1 + step % 2)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "inverse_sqrt"])
+def test_a_schedule_is_made_of_the_one_that_the_stage_has(shape: str, run_training: Any) -> None:
+    options = {"steps": 6, "items": random_items(2), "schedule": {"shape": shape, "warmup_steps": 2}}
+    plain, halved = (run_training(plugin=each, **options).values("learning_rate") for each in (AdamW(), Halving()))
+    assert halved == pytest.approx([rate / (1 + step % 2) for step, rate in enumerate(plain)])
+
+
 def test_two_metrics_of_one_name_are_refused(run_training: Any) -> None:
     with pytest.raises(TunekitError, match="Twice tells twice, which is told already; call it by another name"):
         run_training(plugin=Brings("tunekit_train_metrics", Twice(), Twice()), steps=1)

@@ -62,7 +62,7 @@ def _clipped(item: Item) -> Any:
 
 def request(plugin: Any, rows: int, items: list[Item] | None = None, sampled: int = 0) -> Any:
     stage = SimpleNamespace(index=0, name="sft", key="stages.0.sft", plugin=SimpleNamespace(plugin=plugin))
-    plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=SimpleNamespace(seed=0))
+    plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=SimpleNamespace(seed=0), plugins=())
     account = Account()
     account.source("rows.json").rows = sampled or len(items or ())
     return SimpleNamespace(plan=plan, samples={0: Items(items or (), account)}, rows={0: rows})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,23 @@ from typing import Any
 import pytest
 import torch
 
-from tunekit.errors import TunekitError
+from tunekit.errors import PlanError, TunekitError
+from tunekit.hooks import hookimpl
 from tunekit.testing.options import shows
 from tunekit.values import Accelerator, Account, Estimate, Machine, Mixing
-from tunekit_train import Batch, Items, Provided, TokenLogProbs, TrainConfig, chunked, train
+from tunekit_train import (
+    Batch,
+    Items,
+    Layout,
+    Need,
+    Provided,
+    SequenceValues,
+    Stage,
+    TokenLogProbs,
+    TrainConfig,
+    chunked,
+    train,
+)
 from tunekit_train.checks import problems
 from tunekit_train.config import ComputeConfig
 from tunekit_train.estimate import estimate_stage
@@ -187,7 +201,7 @@ def test_offloading_from_a_processor_is_no_help_and_refused_where_it_is_asked_fo
     config = TrainConfig(compute={"offload": "always"})
     plugin = SimpleNamespace(config=config, kinds=frozenset({"text"}))
     stage = SimpleNamespace(plugin=SimpleNamespace(plugin=plugin), mixing=Mixing(), key="stages.0.sft")
-    plan: Any = SimpleNamespace(stages=[stage])
+    plan: Any = SimpleNamespace(stages=[stage], plugins=(), precision=FP32)
     (problem,) = problems(plugin, plan, CPU)
     assert str(problem).startswith("stages.0.sft.compute.offload: is always, and this machine has no accelerator")
     assert not list(problems(plugin, plan, GPU))
@@ -201,15 +215,115 @@ def test_the_estimate_says_what_each_means_saves() -> None:
     assert parts.bytes(Fitting(offload=True)) == 2 * (100 + 600)
 
 
+def asked(plugin: Any, stage: Any, items: Any, machine: Machine, *launchers: Any) -> Any:
+    """What an estimate is asked of one stage of a plan."""
+    plugins = tuple(SimpleNamespace(plugin=each, stage=None) for each in (plugin, *launchers))
+    recipe = SimpleNamespace(seed=0)
+    plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=recipe, machine=machine, plugins=plugins)
+    account = Account()
+    account.source("rows.json").rows = len(items)
+    return SimpleNamespace(plan=plan, samples={0: Items(items, account)}, rows={0: len(items)})
+
+
+@dataclass(frozen=True)
+class Entropies(Need[torch.Tensor]):
+    """Of all predictions at once."""
+
+    def logits_at(self, layout: Layout) -> torch.Tensor:
+        return layout.positions
+
+    def provide(self, forward: Forward) -> torch.Tensor:
+        log_probs = forward.logits(forward.layout.positions).log_softmax(-1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+
+class Confident(CrossEntropy):
+    needs = (TokenLogProbs(), Entropies())
+
+
+class Valued(CrossEntropy):
+    needs = (SequenceValues(),)
+
+
+class Trains(Stage[TrainConfig]):
+    def __init__(self, objective: Any, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.made = objective
+
+    def objective(self) -> Any:
+        return self.made
+
+
+class Apart:
+    """Starts processes in which no head runs in parts."""
+
+    @hookimpl
+    def tunekit_launch(self) -> None:
+        raise AssertionError
+
+    def obstacle(self, trick: str) -> str | None:
+        return "its weights are in parts" if trick == "chunked_head" else None
+
+
+def estimated(objective: Any, memory: int, *launchers: Any, **compute: str) -> Any:
+    """The activations of a batch whose logits are large, and what is done about them."""
+    config = TrainConfig(compute=compute)
+    plugin = Trains(objective, config)
+    stage = SimpleNamespace(index=0, name="sft", key="stages.0.sft", plugin=SimpleNamespace(plugin=plugin))
+    machine = Machine("Linux", "3.11", "cpu", 2, memory)
+    request = asked(plugin, stage, random_items(8, shortest=100, longest=100), machine, *launchers)
+    skeleton = tiny_llama(vocab_size=30_000).to("meta")
+    found = estimate_stage(plugin, config, request, Estimate(skeleton=skeleton))
+    return found.memory["activations"], found.choices["stages.0.sft"]["fitting"]
+
+
+def test_the_estimate_counts_the_logits_of_a_need_that_takes_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunekit_train.shapes.CHUNK_LOGITS", 30_000)
+    whole, _ = estimated(CrossEntropy(), 99 * GIB)
+    parts, small = estimated(CrossEntropy(), 1 << 20, checkpointing="never")
+    still, fitting = estimated(Confident(), 1 << 20, checkpointing="never")
+    assert (small["chunked_head"], fitting["chunked_head"]) == (True, False)
+    assert parts < 0.7 * whole
+    assert still == whole
+    assert fitting["reasons"]["chunked_head"] == "Entropies takes the logits of all positions at once"
+    without, _ = estimated(Valued(), 99 * GIB)
+    assert without < parts
+
+
+@pytest.mark.parametrize(
+    ("objective", "launchers", "reason"),
+    [
+        (Confident(), (), "Entropies takes the logits of all positions at once"),
+        (Valued(), (), "the objective announces no logits"),
+        (CrossEntropy(), (Apart(),), "its weights are in parts"),
+    ],
+)
+def test_a_head_in_parts_that_cannot_be_is_refused_where_it_is_asked_for(
+    objective: Any, launchers: Any, reason: str, run_training: Callable[..., Any]
+) -> None:
+    told = f"stages.0.sft.compute.chunked_head: is always, and that does not hold here: {reason}; leave it to auto"
+    with pytest.raises(PlanError, match=told):
+        estimated(objective, 99 * GIB, *launchers, chunked_head="always")
+    assert estimated(objective, 1 << 20, *launchers)[1]["reasons"]["chunked_head"] == reason
+    if not launchers:
+        with pytest.raises(PlanError, match=told):
+            run_training(objective=objective, compute={"chunked_head": "always"})
+
+
+def test_what_was_planned_for_another_objective_is_not_recorded_as_done(tmp_path: Path) -> None:
+    planned = {"fitting": Fitting(chunked_head=True, reasons={"chunked_head": "the estimate is large"}).state()}
+    items, config = random_items(4), TrainConfig(steps=1)
+    facts = train(Confident(), items, bundle(tiny_llama()), config, context(tmp_path, choices=planned)).facts
+    assert not facts["chunked_head"]
+    assert facts["chunked_head_reason"] == "Entropies takes the logits of all positions at once"
+
+
 @pytest.mark.parametrize("memory", [8 * GIB, 40 << 20])
 def test_what_the_estimate_chose_reaches_the_training(memory: int, tmp_path: Path) -> None:
     plugin, items = object(), random_items(12, shortest=100, longest=120)
     stage = SimpleNamespace(index=0, name="sft", key="stages.0.sft", plugin=SimpleNamespace(plugin=plugin))
     machine = Machine("Linux", "3.11", "cpu", 2, memory)
-    plan = SimpleNamespace(stages=(stage,), precision=FP32, recipe=SimpleNamespace(seed=0), machine=machine)
-    account = Account()
-    account.source("rows.json").rows = 12
-    request: Any = SimpleNamespace(plan=plan, samples={0: Items(items, account)}, rows={0: 12})
+    request = asked(plugin, stage, items, machine)
     model = tiny_llama(num_hidden_layers=8, intermediate_size=512)
     skeleton = copy.deepcopy(model).to("meta")
     estimate = estimate_stage(plugin, TrainConfig(), request, Estimate(skeleton=skeleton, memory={"process": 35 << 20}))

@@ -195,6 +195,15 @@ def test_the_cheaper_way_is_taken_where_both_are_right(run_training: Callable[..
     assert twice["reference_reason"] == "12 items to run beforehand, 24 with the adapter switched off"
 
 
+def test_what_evaluations_run_is_counted_as_often_as_they_come(run_training: Callable[..., Any]) -> None:
+    # 9 items in 3 steps, and 3 that are held out, at the steps 2 and 3 and before the first.
+    evaluate = {"share": 0.25, "every_ratio": 0.5, "at_start": True}
+    trained = run_training(fresh_lora(), random_items(12), Distance(), epochs=1, evaluate=evaluate)
+    assert trained.steps("evaluated") == [0, 2, 3]
+    expected = "12 items to run beforehand, 18 with the adapter switched off"
+    assert trained.result.facts["reference_reason"] == expected
+
+
 def test_the_two_ways_give_the_same_training(run_training: Callable[..., Any]) -> None:
     options = {"epochs": 2, "learning_rate": 1e-2}
     switched, cached = (

@@ -14,6 +14,8 @@ from tunekit.plugin import Plugin, PluginConfig
 from tunekit.values import Launch, Machine, Plan, Processes
 
 if TYPE_CHECKING:
+    from tunekit_train.tricks import Trick
+
     from .group import Group
 
 
@@ -37,6 +39,17 @@ class Distributed(Plugin[Config]):
     """
 
     whole_gradients: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def way(self) -> str:
+        """Its name in the record and in the table of what holds."""
+
+    def obstacle(self, trick: Trick) -> str | None:
+        """Why something that the engine does for a cheaper run does not hold in this way, or None where it does."""
+        from .tricks import TRICKS
+
+        return TRICKS[trick].get(self.way)
 
     @abstractmethod
     def group(self) -> Group:
@@ -74,6 +87,7 @@ class Ddp(Distributed[DdpConfig]):
     """DDP: each process holds the whole model, and gradients are averaged, arXiv:2006.15704."""
 
     provides = frozenset({"processes", "processes.ddp"})
+    way = "ddp"
 
     def group(self) -> Group:
         """Torch's DistributedDataParallel."""
@@ -104,6 +118,11 @@ class Zero(Distributed[ZeroConfig]):
         """Which stage it is."""
         return frozenset({"processes", f"processes.zero{self.config.stage}"})
 
+    @property
+    def way(self) -> str:
+        """With its stage."""
+        return f"zero{self.config.stage}"
+
     def group(self) -> Group:
         """DeepSpeed."""
         from .zero import ZeroRedundancy
@@ -127,6 +146,7 @@ class Fsdp(Distributed[FsdpConfig]):
 
     whole_gradients = False
     provides = frozenset({"processes", "processes.fsdp2"})
+    way = "fsdp2"
     # What PiSSA saves is worked out from whole weights of the base.
     conflicts = frozenset({"quantization", "base.changed"})
 

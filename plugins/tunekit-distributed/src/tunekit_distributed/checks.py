@@ -11,6 +11,7 @@ from tunekit.launching import place_here
 from tunekit.values import Machine, Plan
 from tunekit_train.checks import uneven
 from tunekit_train.config import TrainConfig
+from tunekit_train.tricks import trick_problems
 
 COLLECTIVE = frozenset({"cpu", "cuda", "xpu", "npu"})
 """Devices that torch can train on in several processes."""
@@ -44,6 +45,7 @@ def problems(plugin: Any, plan: Plan, machine: Machine) -> Iterator[Problem]:
         for stage in plan.stages:
             if isinstance(stage.plugin.plugin.config, TrainConfig):
                 yield from uneven(stage.plugin.plugin.config, count, stage.key)
+                yield from trick_problems(stage.plugin.plugin.config, stage.key, plugin.way, plugin.obstacle)
         yield from _optimizers(plugin, plan)
 
 

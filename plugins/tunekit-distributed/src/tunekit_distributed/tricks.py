@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunekit_train.parallel import Trick
+from tunekit_train.tricks import Trick
+
+WAYS = ("ddp", "zero1", "zero2", "zero3", "fsdp2")
+
+_IN_PARTS = "each run of the head gathers its weights in all processes at once, and these have it run unequally often"
+_IN_STEP = "several processes train, and all must run the model equally often"
+_FILE = "several processes train, and each would need the file"
 
 TRICKS: Mapping[Trick, Mapping[str, str]] = {
     "lora_product": {
         "zero3": "a layer's weights are here only while the layer itself is called, and one product calls its parts",
     },
+    "frozen_layers": dict.fromkeys(WAYS, _FILE),
+    "scored_apart": dict.fromkeys(WAYS, _IN_STEP),
+    "chunked_head": {"zero3": _IN_PARTS, "fsdp2": _IN_PARTS},
     "switch_off": {
         "zero3": "switching an adapter off changes which of the parts train",
         "fsdp2": "switching an adapter off changes which of the parts train",

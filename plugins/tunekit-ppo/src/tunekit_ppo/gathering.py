@@ -107,7 +107,7 @@ class Gatherer:
         model, need = self.job.bundle.model, SampledLogProbs(self.need.temperature)
         layout = self.job.strategy.lay_out(batch).to(device)
         with self.reference.acting(model):
-            return need.provide(Forward(model, batch, layout, (need,))).log_probs
+            return need.provide(Forward(model, batch, layout, (need,), chunked=self.job.fitting.chunked_head)).log_probs
 
 
 def answered(prompt: Asked, said: Said) -> Item:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from tunekit_train import Forward, Layout, Need
-from tunekit_train.cross_entropy import token_log_probs_
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SampledLogProbs(Need[Sampled]):
     temperature: float = 1.0
     entropy: bool = False
 
+    chunks: ClassVar[bool] = True
+
     def logits_at(self, layout: Layout) -> Tensor:
         """The supervised positions."""
         return layout.positions
@@ -36,11 +38,10 @@ class SampledLogProbs(Need[Sampled]):
     def provide(self, forward: Forward) -> Sampled:
         """With gradient."""
         layout = forward.layout
-        logits = forward.logits(layout.positions)  # [tokens, vocab]
-        if self.temperature != 1.0:
-            logits = logits / self.temperature
         if not self.entropy:
-            return Sampled(token_log_probs_(logits, layout.targets))
-        log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        entropies = -(log_probs.exp() * log_probs).sum(-1)
-        return Sampled(log_probs.gather(1, layout.targets[:, None])[:, 0], entropies)
+            return Sampled(forward.log_probs(layout.positions, layout.targets, self.temperature))
+        return Sampled(*forward.reduced(self._with_entropies, layout.positions, layout.targets))
+
+    def _with_entropies(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = torch.log_softmax(logits / self.temperature, dim=-1, dtype=torch.float32)  # [tokens, vocab]
+        return log_probs.gather(1, targets[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class VocabularyScores(Need[Vocabulary]):
     of them is in the cache. It needs no second buffer of them.
     """
 
+    chunks: ClassVar[bool] = True
+
     def logits_at(self, layout: Layout) -> Tensor:
         """The supervised positions."""
         return layout.positions
@@ -41,7 +43,8 @@ class VocabularyScores(Need[Vocabulary]):
     def provide(self, forward: Forward) -> Vocabulary:
         """fp32, with gradient."""
         layout = forward.layout
-        return Vocabulary(*vocabulary_scores_(forward.logits(layout.positions), layout.targets), layout.weights)
+        own, means, likeliest = forward.reduced(vocabulary_scores_, layout.positions, layout.targets)
+        return Vocabulary(own, means, likeliest, layout.weights)
 
 
 class _VocabularyScores(torch.autograd.Function):
@@ -62,22 +65,22 @@ class _VocabularyScores(torch.autograd.Function):
                 probs = log_probs.exp_()
                 probs.scatter_add_(1, target[:, None], probs.new_full((len(target), 1), -1.0))
                 part.copy_(probs)
-        ctx.gradient, ctx.targets = (logits, targets) if keep else (None, None)
+        ctx.save_for_backward(*((logits, targets) if keep else ()))
         ctx.mark_non_differentiable(likeliest)
         ctx.set_materialize_grads(False)
         return found, means, likeliest
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor, None]:
-        assert ctx.gradient is not None, "the logits were used up by an earlier backward"
-        gradient, ctx.gradient = ctx.gradient, None  # [seq, vocab]: softmax - onehot
+        logits, targets = ctx.saved_tensors
+        gradient = logits.detach()  # [seq, vocab]: softmax - onehot
         of_own, of_mean, _ = gradients
         both = sum(each for each in (of_own, of_mean) if each is not None)
         assert isinstance(both, Tensor), "backward comes with a gradient"
         gradient.mul_(both[:, None].neg().to(gradient.dtype))
         if of_mean is not None:
             each = of_mean[:, None].to(gradient.dtype)
-            gradient.add_(each / gradient.shape[1]).scatter_add_(1, ctx.targets[:, None], -each)
+            gradient.add_(each / gradient.shape[1]).scatter_add_(1, targets[:, None], -each)
         return gradient, None
 
 

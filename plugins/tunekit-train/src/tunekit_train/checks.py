@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tunekit.calls import implements
 from tunekit.errors import Problem
-from tunekit.values import Kind, Machine, Mixing, Plan
+from tunekit.values import Kind, Machine, Mixing, Plan, StagePlan
 
 from .config import BatchConfig, TrainConfig
 from .fitting import offload_problem
 from .schedules import schedule_problems
 from .selecting import selection_problems
 from .trackers import tracker_problems
+
+ONE_CARD = "name `ddp` in use to train in all of them, or show it one: CUDA_VISIBLE_DEVICES=0"
 
 
 def problems(plugin: Any, plan: Plan, machine: Machine | None = None) -> Iterator[Problem]:
@@ -26,7 +29,32 @@ def problems(plugin: Any, plan: Plan, machine: Machine | None = None) -> Iterato
             yield from _budget(plugin.config.batch, f"{stage.key}.batch")
             if machine is not None:
                 yield from offload_problem(plugin.config.compute, machine, f"{stage.key}.compute")
+                yield from several_cards(plan, machine, stage.key)
+            yield from _plateau(plugin.config, plan, stage)
             yield from option_problems(plugin.config, stage.key)
+
+
+def several_cards(plan: Plan, machine: Machine, key: str) -> Iterator[Problem]:
+    """transformers trains in all cards that one process sees, in a way (DataParallel) that this engine does not know.
+
+    Of AMD's cards only the training itself can tell how many are seen.
+    """
+    seen = [each for each in machine.accelerators if each.kind == plan.precision.device == "cuda"]
+    count = sum(each.vendor == "nvidia" for each in seen)
+    if count > 1 and not any(implements(each.plugin, "tunekit_launch") for each in plan.plugins):
+        yield Problem(key, f"would train in one process, which sees {count} GPUs", ONE_CARD)
+
+
+def _plateau(config: TrainConfig, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """A rate that waits for evaluations is no function of the step, which a plugin could change."""
+    hook = "tunekit_train_schedule"
+    if config.schedule.shape != "reduce_lr_on_plateau":
+        return
+    for planned in plan.plugins:
+        if planned.stage in (None, stage.index) and implements(planned.plugin, hook):
+            what = f"is reduce_lr_on_plateau, which goes by evaluations, and {planned.name} changes what goes by steps"
+            remedy = f"choose another shape, or leave {planned.name} out"
+            yield Problem(f"{stage.key}.schedule.shape", what, remedy)
 
 
 def option_problems(config: TrainConfig, key: str) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ CHUNK_LOGITS = 1 << 24
 """Logits made at a time, 64 MiB in fp32: enough rows for a fast product, and a small part of any memory."""
 
 Logits = Callable[[Tensor], Tensor]
+Reduction = Callable[..., tuple[Tensor, ...]]
+"""What is made of logits [positions, vocab] and of further tensors [positions, ...]: tensors [positions, ...] of which
+each row comes from its own position alone. It may write over the logits."""
 
 
 def chunked_log_probs(hidden: Tensor, targets: Tensor, logits: Logits, vocabulary: int, head_trains: bool) -> Tensor:
@@ -38,6 +41,23 @@ def chunked_log_probs(hidden: Tensor, targets: Tensor, logits: Logits, vocabular
     log_probs, gradients = (torch.cat(each) for each in zip(*made, strict=True))
     result: Tensor = _Scaled.apply(hidden, log_probs, gradients)  # type: ignore[no-untyped-call]
     return result
+
+
+def chunked(
+    hidden: Tensor, along: Sequence[Tensor], logits: Logits, vocabulary: int, reduce: Reduction
+) -> list[Tensor]:
+    """What `reduce` makes of the logits of hidden states [positions, hidden size], and of `along`, [positions, ...].
+
+    A part of the positions is run again in the backward, whose gradients for several results nobody knows before.
+    """
+    rows = max(1, CHUNK_LOGITS // vocabulary)
+    parts = zip(*(torch.split(each, rows) for each in (hidden, *along)), strict=True)
+    made = [checkpoint(_reduced, logits, reduce, *part, use_reentrant=False) for part in parts]
+    return [torch.cat(each) for each in zip(*made, strict=True)]
+
+
+def _reduced(logits: Logits, reduce: Reduction, hidden: Tensor, *along: Tensor) -> tuple[Tensor, ...]:
+    return reduce(logits(hidden), *along)
 
 
 def _log_probs(logits: Logits, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -81,13 +101,16 @@ def _body_given(base: Any, hidden: Tensor) -> Iterator[None]:
         yield
 
 
-def head_of_model(model: Any, base: Any) -> Logits:
-    """The model's own way from hidden states [positions, hidden size] to logits [positions, vocab], caps and all."""
+def head_of_model(base: Any) -> Logits:
+    """The model's own way from hidden states [positions, hidden size] to logits [positions, vocab], caps and all.
+
+    Past any wrapper around it: each of several processes has its own number of parts, and waits for no other.
+    """
 
     def logits(hidden: Tensor) -> Tensor:
         ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
         with _body_given(base, hidden[None]):
-            found: Tensor = model(input_ids=ids, use_cache=False).logits[0]
+            found: Tensor = base(input_ids=ids, use_cache=False).logits[0]
         return found
 
     return logits

@@ -21,7 +21,7 @@ from .checkpoints import Checkpoints, read_state
 from .compiling import compiled
 from .config import LoraProduct, TrainConfig
 from .determinism import deterministic
-from .fitting import Fitting, as_options_say, checkpointed
+from .fitting import Fitting, as_options_say, checkpointed, chunking_obstacle, without_chunks
 from .forward import Strategy, choose_strategy, prepared
 from .items import IndexedItems, Items
 from .job import Job
@@ -29,6 +29,7 @@ from .learnt_prompts import PromptRestorer
 from .lowrank import one_product
 from .memory import PeakMemory
 from .objective import Objective
+from .parallel import parallel_of
 from .producing import ProducedItems
 from .results import evaluation_metrics, save_model, stage_result
 from .sources import Sources
@@ -61,7 +62,8 @@ def train(
     cast_trainable_(bundle.model, bundle.precision.trainable)
     resumed = _resume_point(config, context)
     data = items if isinstance(items, IndexedItems | StreamedItems | ProducedItems) else Items(items)
-    strategy, fitting = _strategy(bundle, config, context, resumed), _fitting(config, context, resumed)
+    strategy = _strategy(bundle, config, context, resumed)
+    fitting = _fitting(objective, config, context, resumed)
     job = Job(objective, data, bundle, config, context, strategy, fitting)
     job.refuse()
     stop = Interrupt()
@@ -161,14 +163,12 @@ def _strategy(bundle: ModelBundle, config: TrainConfig, context: StageContext, r
     return choose_strategy(bundle.model, config.batch.padding, padding_id, context.key, config.batch.share_prompts)
 
 
-def _fitting(config: TrainConfig, context: StageContext, resumed: Path | None) -> Fitting:
+def _fitting(objective: Objective, config: TrainConfig, context: StageContext, resumed: Path | None) -> Fitting:
     """What is done to fit in memory: as the plan chose from its estimate, or as the interrupted run did."""
     chosen = read_state(resumed).get("fitting") if resumed is not None else context.choices.get("fitting")
     fitting = as_options_say(config.compute) if chosen is None else Fitting(**chosen)
-    if fitting.chunked_head and torch.distributed.is_available() and torch.distributed.is_initialized():
-        why = "several processes train, and wait for each other at every run of the head"
-        return replace(fitting, chunked_head=False, reasons={**fitting.reasons, "chunked_head": why})
-    return fitting
+    why = parallel_of(context).obstacle("chunked_head") or chunking_obstacle(objective.needs)
+    return without_chunks(fitting, config.compute, context.key, why)
 
 
 def _lora_product(job: Job) -> LoraProduct:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from tunekit.errors import PlanError, Problem
-from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, StagePlan
+from tunekit.values import BYTES, Account, DataEstimate, Estimate, EstimateRequest, Item, Plan, StagePlan
 
 from .budget import Sizes, fill
 from .config import TrainConfig
-from .fitting import choose
+from .fitting import Fitting, as_options_say, choose, chunking_obstacle, without_chunks
 from .items import Indices, Items
+from .objective import Need
 from .packing import Bins, pack
 from .permuting import permutation
 from .stage import Stage
+from .tricks import obstacle_of
 
 
 def adamw_estimate(request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -57,15 +59,31 @@ def estimate_stage(plugin: Any, config: TrainConfig, request: EstimateRequest, e
     if estimate.skeleton is not None:
         from .shapes import activations
 
+        needs = plugin.objective().needs if isinstance(plugin, Stage) else None
         parts = activations(estimate.skeleton, request.plan.precision, config, largest)
+        if needs and all(type(need).hidden_at is not Need.hidden_at for need in needs):
+            parts = replace(parts, logits=0, chunked=0)
         rest = sum({**estimate.memory, "activations": 0, **memory}.values())
-        fitting = choose(config.compute, request.plan.machine, lambda fitting: rest + parts.bytes(fitting))
+        fitting = _chosen(config, stage, request.plan, needs, lambda fitting: rest + parts.bytes(fitting))
         memory["activations"] = parts.bytes(fitting)
         choices[stage.key] = {"fitting": fitting.state()}
     grown = {name: max(size, estimate.memory.get(name, 0)) for name, size in memory.items()}
     data = (*estimate.data, sample.describe(stage, prepared.account))
     notes = (*estimate.notes, *_notes(plugin, config, stage))
     return replace(estimate, memory=estimate.with_memory(**grown), data=data, notes=notes, choices=choices)
+
+
+def _chosen(
+    config: TrainConfig,
+    stage: StagePlan,
+    plan: Plan,
+    needs: Iterable[Need[Any]] | None,
+    peak: Callable[[Fitting], int],
+) -> Fitting:
+    """What is done so that a micro-batch fits. PlanError for a head in parts that these needs would not let be."""
+    unchunked = obstacle_of(plan, "chunked_head") or (None if needs is None else chunking_obstacle(needs))
+    without_chunks(as_options_say(config.compute), config.compute, stage.key, unchunked)
+    return choose(config.compute, plan.machine, peak, unchunked)
 
 
 def _notes(plugin: Any, config: TrainConfig, stage: StagePlan) -> Iterator[str]:

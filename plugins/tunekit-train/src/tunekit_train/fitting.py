@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tunekit.errors import Problem, TunekitError
+from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import Machine
 
 from .config import ComputeConfig
@@ -43,8 +43,13 @@ class Fitting:
         return {**used, **{f"{name}_reason": self.reasons.get(name, "") for name in MEANS}}
 
 
-def choose(options: ComputeConfig, machine: Machine, peak: Callable[[Fitting], int]) -> Fitting:
-    """Take up one means after the other until the estimated `peak`, in bytes, fits in the machine's memory."""
+def choose(
+    options: ComputeConfig, machine: Machine, peak: Callable[[Fitting], int], unchunked: str | None = None
+) -> Fitting:
+    """Take up one means after the other until the estimated `peak`, in bytes, fits in the machine's memory.
+
+    `unchunked` says why the head cannot run in parts.
+    """
     known = machine.accelerators[0].memory_bytes if machine.accelerators else machine.memory_bytes
     fitting, wanted = as_options_say(options), peak(as_options_say(options))
     reasons = {name: fitting.reasons[name] for name in MEANS}
@@ -55,6 +60,8 @@ def choose(options: ComputeConfig, machine: Machine, peak: Callable[[Fitting], i
         tried = Fitting(**{**fitting.state(), name: True})
         if wanted <= SHARE * known:
             reasons[name] = f"the estimate is {size} without it"
+        elif name == "chunked_head" and unchunked is not None:
+            reasons[name] = unchunked
         elif name == "offload" and not machine.accelerators:
             reasons[name] = "the model runs in the memory that it would be put in"
         elif (smaller := peak(tried)) < wanted:
@@ -62,6 +69,30 @@ def choose(options: ComputeConfig, machine: Machine, peak: Callable[[Fitting], i
         else:
             reasons[name] = f"the estimate is {size}, and no less with it"
     return replace(fitting, reasons=reasons)
+
+
+def chunking_obstacle(needs: Iterable[Any]) -> str | None:
+    """Why a head that runs in parts saves nothing for these needs of an objective, or None where it does."""
+    from .objective import Need
+
+    asking = [need for need in needs if type(need).logits_at is not Need.logits_at]
+    if not asking:
+        return "the objective announces no logits"
+    whole = next((need for need in asking if not need.chunks), None)
+    return None if whole is None else f"{type(whole).__name__} takes the logits of all positions at once"
+
+
+def without_chunks(fitting: Fitting, options: ComputeConfig, key: str, why: str | None) -> Fitting:
+    """The same with the whole head at once, where something, `why`, stands against parts of it.
+
+    PlanError where parts were insisted on.
+    """
+    if not fitting.chunked_head or why is None:
+        return fitting
+    if options.chunked_head == "always":
+        what = f"is always, and that does not hold here: {why}"
+        raise PlanError([Problem(f"{key}.compute.chunked_head", what, "leave it to auto")])
+    return replace(fitting, chunked_head=False, reasons={**fitting.reasons, "chunked_head": why})
 
 
 def as_options_say(options: ComputeConfig) -> Fitting:

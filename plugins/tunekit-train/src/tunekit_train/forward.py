@@ -17,8 +17,10 @@ from .config import Padding
 from .cross_entropy import token_log_probs_
 from .layout import Layout, laid_tokens, lay_end_to_end, lay_padded, lay_shared
 from .objective import Batch, Need, Source
+from .shares import Shares
 
 if TYPE_CHECKING:
+    from .chunked import Reduction
     from .frozen_layers import FrozenLayers
 
 StrategyName = Literal["segments", "padded"]
@@ -176,8 +178,8 @@ class Forward:
         self._asked = {name: value for need in needs for name, value in need.asks().items()}
         self._outputs: dict[str, Any] | None = None
         apart = [need for need in needs if chunked and need.chunks]
-        self._logits = _Shares(need.logits_at(layout) for need in needs if need not in apart)
-        self._hidden = _Shares(
+        self._logits = Shares(need.logits_at(layout) for need in needs if need not in apart)
+        self._hidden = Shares(
             [*(need.hidden_at(layout) for need in needs), *(need.logits_at(layout) for need in apart)]
         )
 
@@ -196,16 +198,35 @@ class Forward:
             self._run_shared()
         return self._logits.take(positions)
 
-    def log_probs(self, positions: Tensor, targets: Tensor) -> Tensor:
-        """log p(target) at these positions, fp32 [positions]: without all their logits at once, where it is chunked."""
+    def log_probs(self, positions: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p(target) under softmax(logits / temperature) at these positions, fp32 [positions].
+
+        Without all their logits at once, where the head is chunked.
+        """
         if not self.chunked:
-            return token_log_probs_(self.logits(positions), targets)
+            return token_log_probs_(_cooled(self.logits(positions), temperature), targets)
         from .chunked import chunked_log_probs, head_of_model
 
         base, hidden = _inner(self.model), self.hidden(positions)
-        head = base.get_output_embeddings()
+        head, logits = base.get_output_embeddings(), head_of_model(base)
         trains = any(parameter.requires_grad for parameter in head.parameters())
-        return chunked_log_probs(hidden, targets, head_of_model(self.model, base), head.weight.shape[0], trains)
+        return chunked_log_probs(
+            hidden, targets, lambda part: _cooled(logits(part), temperature), head.weight.shape[0], trains
+        )
+
+    def reduced(self, reduce: Reduction, positions: Tensor, *along: Tensor) -> tuple[Tensor, ...]:
+        """`reduce(logits, *along)` for the logits [positions, vocab] at these positions and tensors [positions, ...].
+
+        Each row of the tensors [positions, ...] that `reduce` returns comes from its own position alone, so that it can
+        be asked for some positions at a time where the head is chunked. It may write over the logits.
+        """
+        if not self.chunked:
+            return reduce(self.logits(positions), *along)
+        from .chunked import chunked, head_of_model
+
+        base, hidden = _inner(self.model), self.hidden(positions)
+        vocabulary = base.get_output_embeddings().weight.shape[0]
+        return tuple(chunked(hidden, along, head_of_model(base), vocabulary, reduce))
 
     def hidden(self, positions: Tensor) -> Tensor:
         """What the output head is given at these positions, [positions, hidden size], in the model's dtype."""
@@ -297,59 +318,6 @@ class Forward:
             yield
 
 
-class _Shares:
-    """Rows of one result of the model that several needs share: each asks at positions announced before."""
-
-    def __init__(self, announced: Iterable[Tensor | None]) -> None:
-        self._requests: list[Tensor] = []
-        self._left: list[int] = []
-        self._parts: list[Tensor] = []
-        for positions in announced:
-            if positions is None:
-                continue
-            at = self._find(positions)
-            if at is None:
-                self._requests.append(positions)
-                self._left.append(1)
-            else:
-                self._left[at] += 1
-
-    @property
-    def positions(self) -> Tensor | None:
-        """All announced positions, one request after the other; None where nothing was announced."""
-        if len(self._requests) < 2:
-            return self._requests[0] if self._requests else None
-        return torch.cat(self._requests)
-
-    def expect(self, positions: Tensor) -> bool:
-        """Whether a run for all would give these; it gives each once."""
-        return not self._parts and self._find(positions) is not None
-
-    def hold(self, positions: Tensor) -> bool:
-        """Whether these have been computed and not been taken by all who announced them."""
-        at = self._find(positions) if self._parts else None
-        return at is not None and self._left[at] > 0
-
-    def fill(self, rows: Tensor) -> None:
-        """Take the result of the run for all."""
-        if self._requests:
-            lengths = [len(request) for request in self._requests]
-            self._parts = [rows] if len(lengths) == 1 else list(torch.split(rows, lengths))
-
-    def take(self, positions: Tensor) -> Tensor:
-        """The rows at these positions: a copy, and the rows themselves for the last who asks."""
-        at = self._find(positions)
-        assert at is not None
-        self._left[at] -= 1
-        return self._parts[at].clone() if self._left[at] else self._parts[at]
-
-    def _find(self, positions: Tensor) -> int | None:
-        for at, request in enumerate(self._requests):
-            if request is positions or torch.equal(request, positions):
-                return at
-        return None
-
-
 @contextmanager
 def _head_given(model: Any, logits_at: Tensor, hidden_at: Tensor) -> Iterator[list[Tensor]]:
     """Take the hidden states at `hidden_at` on their way into the output head, and let through those at `logits_at`."""
@@ -368,6 +336,10 @@ def _head_given(model: Any, logits_at: Tensor, hidden_at: Tensor) -> Iterator[li
         yield taken
     finally:
         handle.remove()
+
+
+def _cooled(logits: Tensor, temperature: float) -> Tensor:
+    return logits if temperature == 1.0 else logits / temperature
 
 
 def _cumulative(lengths: tuple[int, ...]) -> Tensor:

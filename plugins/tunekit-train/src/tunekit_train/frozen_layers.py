@@ -127,8 +127,8 @@ def _obstacle(job: Job) -> str | None:
         return "compute.compile compiles the layers"
     if any(need.asks() for need in job.objective.needs):
         return "the objective asks for something that all layers say"
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return "several processes train, and each would need the file"
+    if (why := job.parallel.obstacle("frozen_layers")) is not None:
+        return why
     layers = find_layers(model)
     if layers is None:
         return "the model has no stack of layers"

@@ -22,8 +22,8 @@ class TrainHooks:
 
         Kind: chain over `factor`, a pure function from the optimiser steps already taken, from 0, to the share of the
             stage's `learning_rate` that the next step is taken with.
-        When: before the first step, and when a stage is resumed; not with the schedule reduce_lr_on_plateau, which goes
-            by evaluations.
+        When: before the first step, and when a stage is resumed. The schedule reduce_lr_on_plateau goes by evaluations:
+            a plan that has both is refused.
         Changes: nothing. What is returned may use the `factor` it is given, which is that of `schedule.shape`.
         Returns: a function of the same kind, 0 or above.
         Raises: TunekitError naming the option that does not fit.

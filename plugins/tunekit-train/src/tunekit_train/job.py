@@ -26,12 +26,13 @@ from .items import IndexedItems, Indices, Items, Selection
 from .objective import Batch, Metric, Objective
 from .order import BatchOrder, split
 from .packing import Bins, pack
-from .parallel import Parallel, Trick, parallel_of
+from .parallel import Parallel, parallel_of
 from .producing import ProducedItems
 from .schedules import Span, factor_of, length_problems
 from .streaming import StreamedItems
 from .surroundings import Surroundings
 from .tally import Tally
+from .tricks import trick_problems
 from .work import matrix_rate
 
 
@@ -111,18 +112,11 @@ class Job(Surroundings):
 
     def _not_in_parts(self) -> Iterator[Problem]:
         """What cannot be done where no process has the whole model."""
-        asked: dict[Trick, tuple[bool, str, str]] = {
-            "best": (self.config.checkpoint.best, f"{self.context.key}.checkpoint.best", "leave it out"),
-            "compile": (bool(self.config.compute.compile), f"{self.context.key}.compute.compile", "leave it out"),
-            "own_save": (
-                self.bundle.save is not None and self.bundle.adapters is None,
-                "use",
-                "train all weights or a LoRA adapter",
-            ),
-        }
-        for trick, (wanted, where, remedy) in asked.items():
-            if wanted and (why := self.parallel.obstacle(trick)) is not None:
-                yield Problem(where, f"does not hold under {self.parallel.name}: {why}", f"{remedy}, or use `ddp`")
+        way, own = self.parallel.name, self.bundle.save is not None and self.bundle.adapters is None
+        yield from trick_problems(self.config, self.context.key, way, self.parallel.obstacle)
+        if own and (why := self.parallel.obstacle("own_save")) is not None:
+            remedy = "train all weights or a LoRA adapter, or use `ddp`"
+            yield Problem("use", f"does not hold under {way}: {why}", remedy)
 
     @cached_property
     def _at_hand(self) -> IndexedItems:

@@ -70,8 +70,9 @@ class Need(ABC, Generic[Value]):
     it says in `logits_at` and `hidden_at` is computed in one run of the model for all needs of the objective.
 
     `joins` says that it can be provided for parts of a batch and put together with `join`; one that cannot is provided
-    for the whole batch, even where the objective says that some sequences are `scored_only`. `chunks` says that it asks
-    for log-probabilities (`Forward.log_probs`) where it announces logits, so that these need not be there all at once.
+    for the whole batch, even where the objective says that some sequences are `scored_only`. `chunks` says that where
+    it announces logits it asks for what is made of them (`Forward.log_probs`, `Forward.reduced`), so that these need
+    not be there all at once.
     """
 
     joins: ClassVar[bool] = False

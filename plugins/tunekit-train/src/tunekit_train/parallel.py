@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Sampler
 
 from tunekit.errors import PlanError, Problem
 from tunekit.values import Processes, StageContext
 
+from .checks import ONE_CARD
+from .tricks import TRICKS, Trick
+
 if TYPE_CHECKING:
     from .job import Job
 
-Trick = Literal["lora_product", "switch_off", "value_head", "best", "own_save", "compile"]
-"""What the engine does for a cheaper run that may not hold where the model is in parts."""
-
-TRICKS: tuple[Trick, ...] = get_args(Trick)
+__all__ = ["TRICKS", "Counted", "Parallel", "Trick", "Turns", "parallel_of"]
 
 
 class Parallel(Processes):
@@ -54,6 +54,11 @@ class Parallel(Processes):
         """What the prepared model is instead of what was asked for, or None where it is that."""
         wrapped = type(prepared).__name__
         return wrapped if wrapped in {"DataParallel", "DistributedDataParallel", "DeepSpeedEngine"} else None
+
+    def remedy(self, mistake: str) -> str:
+        """What to do about a model that was prepared as something else."""
+        settings = "look for settings of accelerate or DeepSpeed in the environment"
+        return ONE_CARD if mistake == "DataParallel" else settings
 
     def whole(self, model: Any) -> AbstractContextManager[Any]:
         """Have all weights that train, or all there are where all train, in this process as long as the context is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -273,7 +274,7 @@ class CanonicalPass:
         job = self.job
         per_batch = len(job.training) / max(1, len(job.order))
         trained = job.total_steps * job.config.batch.accumulation * per_batch
-        evaluations = job.total_steps // (job.config.evaluate.every or job.steps_per_epoch or 1)
+        evaluations = math.ceil(job.total_steps / job.evaluate_every) + job.config.evaluate.at_start
         return round(trained) + len(job.held_out) * evaluations
 
     def file(self) -> ReferenceFile:

@@ -53,8 +53,7 @@ class Selection(TrainerCallback):
         value = self._value(given["metrics"])
         if self.config.checkpoint.best and self._improves(value, self.best, 0.0):
             self.best, self.best_step = value, state.global_step
-            if state.is_world_process_zero:  # all processes hold the same weights, and see the same folder
-                self._write(model)
+            self._write(model)
         patience = self.config.early_stopping.patience
         if patience is not None and self._is_over(value, patience) and state.global_step < state.max_steps:
             self.stopped_at = state.global_step
@@ -66,8 +65,7 @@ class Selection(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A checkpoint is complete: only what it speaks of is still wanted."""
         self.saved_step = self.best_step
-        if state.is_world_process_zero:
-            self._tidy()
+        self._tidy()
 
     def finish_(self, model: Any, step: int) -> None:
         """Put the best weights back into the model that is now at `step`."""
@@ -127,6 +125,7 @@ class Selection(TrainerCallback):
         return self.folder / f"step-{step}.safetensors"
 
     def _write(self, model: Any) -> None:
+        """All processes come here and wait for the first: they hold the same weights, and see the same folder."""
         with self.processes.first_alone():
             if self.processes.first:
                 self._write_alone(model)

@@ -21,7 +21,7 @@ class Sources:
 
     def __init__(self, job: Job, checkpoint: Path | None) -> None:
         self.strategy, self.objective, self.needs = job.strategy, job.objective, job.objective.needs
-        self._chunked = job.fitting.chunked_head
+        self.chunked = job.fitting.chunked_head
         self._together = _why_together(job)
         self.frozen = prepare_frozen_layers(job, checkpoint)
         self._by_key: dict[Hashable, Source] = {"frozen layers": self.frozen}
@@ -50,7 +50,7 @@ class Sources:
         self, model: Any, batch: Batch, device: torch.device, needs: Sequence[Need[Any]]
     ) -> dict[Need[Any], Any]:
         layout = self.strategy.lay_out(batch).to(device)
-        forward = Forward(model, batch, layout, needs, self._prepared, self.frozen, self._chunked)
+        forward = Forward(model, batch, layout, needs, self._prepared, self.frozen, self.chunked)
         return {need: need.provide(forward) for need in needs}
 
     def facts(self) -> Mapping[str, Any]:
@@ -76,6 +76,4 @@ def _why_together(job: Job) -> str | None:
     """Why sequences that are only scored are always run with the others, or None."""
     if job.config.compute.scored_apart == "never":
         return "compute.scored_apart is never"
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return "several processes train, and all must run the model equally often"
-    return None
+    return job.parallel.obstacle("scored_apart")

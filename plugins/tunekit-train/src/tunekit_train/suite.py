@@ -16,7 +16,8 @@ from torch import Tensor
 from tunekit.values import Item
 
 from .config import TrainConfig
-from .forward import Strategy, prepared
+from .fitting import chunking_obstacle
+from .forward import Strategy, base_model, prepared
 from .items import Items
 from .job import Job
 from .objective import Batch, Objective, Sum
@@ -131,6 +132,20 @@ class ObjectiveSuite:
     def test_it_does_not_matter_how_a_batch_is_laid_out(self, bench: Bench, strategy: str) -> None:
         """Sharing prompts, laying sequences end to end and padding give the same loss, metrics and gradients."""
         self._assert_same(bench.run([bench.items]), bench.run([bench.items], strategy))
+
+    def test_a_head_that_runs_in_parts_gives_the_same(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same loss, metrics and gradients, and all logits are never there at once, unless a need takes them so."""
+        if (why := chunking_obstacle(bench.objective.needs)) is not None:
+            pytest.skip(why)
+        whole, seen = bench.run([bench.items]), list[int]()
+        head = base_model(bench.model).get_output_embeddings()
+        monkeypatch.setattr("tunekit_train.chunked.CHUNK_LOGITS", 3 * head.weight.shape[0])
+        handle = head.register_forward_hook(lambda module, given, out: seen.append(out.shape[-2]))
+        bench.sources.chunked = True
+        parts = bench.run([bench.items])
+        handle.remove()
+        assert 0 < max(seen) <= 3, f"the head ran at {max(seen)} positions at once, and 3 were asked for"
+        self._assert_same(whole, parts)
 
     def test_all_that_trains_gets_a_gradient(self, bench: Bench) -> None:
         """A finite one that is not zero."""

@@ -99,8 +99,9 @@ class Verifier(TrainerCallback):
         """The model is prepared, and no step is done."""
         mistake = self.job.parallel.mistake(self.prepared())
         if mistake is not None:
-            asked = f"{self.job.parallel.name} was asked for, but the model is prepared as {mistake}"
-            raise TunekitError(asked, "look for settings of accelerate or DeepSpeed in the environment")
+            way = "training in one process" if self.job.parallel.name == "alone" else self.job.parallel.name
+            asked = f"{way} was asked for, but the model is prepared as {mistake}"
+            raise TunekitError(asked, self.job.parallel.remedy(mistake))
 
 
 class StepClock(TrainerCallback):

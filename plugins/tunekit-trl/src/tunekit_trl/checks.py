@@ -11,7 +11,7 @@ from tunekit.calls import implements
 from tunekit.errors import Problem, nearest
 from tunekit.values import Plan, StagePlan
 from tunekit_train import TrainConfig
-from tunekit_train.checks import option_problems
+from tunekit_train.checks import option_problems, several_cards
 
 from .installed import installed_options, misfit
 from .options import CLIPPED, GrpoConfig, OnlineConfig
@@ -67,6 +67,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     for stage in plan.stages:
         if stage.plugin.plugin is plugin:
             config: OnlineConfig = plugin.config
+            yield from several_cards(plan, plan.machine, stage.key)
             yield from option_problems(config, stage.key)
             yield from _shared(config, stage.key)
             yield from _measured(plan, stage)

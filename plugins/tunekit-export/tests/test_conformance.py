@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tunekit.catalog import EXPORTS
-from tunekit.testing import ExportSuite, PluginSuite, tiny_bundle
+from tunekit.testing import ExportSuite, PluginSuite, save_tiny_model, tiny_bundle
 from tunekit_export import Adapter, Gguf, Hub, Merged, Ollama
 
 
@@ -34,7 +34,9 @@ class TestAdapter(ExportSuite):
         train_(model, steps=6)
         if content == "trained":
             model.save_pretrained(str(folder / "adapter"))
-        return bundle.with_model(model.eval()), replace(request, adapter=folder / "adapter")
+        base = save_tiny_model(folder / "tiny")
+        trained = bundle.with_model(model.eval(), source=str(base))
+        return trained, replace(request, adapter=folder / "adapter", model=str(base))
 
 
 class TestGguf(ExportSuite):

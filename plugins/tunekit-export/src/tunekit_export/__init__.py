@@ -77,7 +77,7 @@ class Adapter(Plugin[AdapterConfig]):
         """Copy it, name its base as others know it, and have peft read it."""
         from .adapter import export_adapter
 
-        return export_adapter(bundle, request)
+        return export_adapter(bundle, request, context)
 
 
 class GgufConfig(DenseExportConfig):

@@ -7,47 +7,40 @@ import json
 import shutil
 from typing import Any
 
-import peft
-
 from tunekit.errors import ExportError
 from tunekit.exporting import shown_model
-from tunekit.values import Exported, ExportRequest, ModelBundle
+from tunekit.values import Context, Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
-from tunekit_transformers.quiet import quiet
+
+from .heads import head_usage
+from .reading import Reading, reading_of, write_rows
 
 CONFIG = "adapter_config.json"
-USAGE = """## Use
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("{model}")
-model = PeftModel.from_pretrained(base, FOLDER)
-```"""
-STACKED = """
-
-It was trained on top of another adapter, which lies in `below/`: merge that one into the base first.
-"""
 
 
-def export_adapter(bundle: ModelBundle, request: ExportRequest) -> Exported:
-    """Copy the adapter that the run has saved; peft puts it on the base as it was before training."""
+def export_adapter(bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:
+    """Copy the adapter that the run has saved; it is read by the code of its card."""
     source = request.adapter
     if source is None or not (source / CONFIG).is_file():
         raise ExportError("what was trained is no adapter in PEFT's format", "export the model: `merged: {}`")
     shutil.copytree(source, request.folder, dirs_exist_ok=True)
-    model = shown_model(request.model)
     config = request.folder / CONFIG
     described = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps({**described, "base_model_name_or_path": model}, indent=2), encoding="utf-8")
-    reader = f"peft {importlib.metadata.version('peft')}, on the base as it was loaded for training"
-    found = verify(bundle, request, lambda: _read(request), reader)
+    named = {**described, "base_model_name_or_path": shown_model(request.model)}
+    config.write_text(json.dumps(named, indent=2), encoding="utf-8")
+    write_rows(bundle, request, context)
+    reading = reading_of(bundle, request, context)
+    reader = f"{_with_version('peft')} and {_with_version('transformers')}, by the code above"
+    found = verify(bundle, request, lambda: _read(reading, bundle, request), reader)
     facts = {"method": described.get("peft_type"), "rank": described.get("r")}
-    usage = USAGE.format(model=model) + (STACKED if (request.folder / "below").is_dir() else "")
-    return Exported(found, facts, usage)
+    parts = [f"## Use\n\n```python\n{reading.code()}\n```", reading.says, head_usage(request.folder)]
+    return Exported(found, facts, "\n\n".join(part for part in parts if part))
 
 
-def _read(request: ExportRequest) -> Any:
-    with quiet():
-        return peft.PeftModel.from_pretrained(request.base().model, str(request.folder)).eval()
+def _read(reading: Reading, bundle: ModelBundle, request: ExportRequest) -> Any:
+    model = reading.run(request.folder)
+    return model if bundle.quantization is not None else model.to(bundle.precision.device)
+
+
+def _with_version(name: str) -> str:
+    return f"{name} {importlib.metadata.version(name)}"

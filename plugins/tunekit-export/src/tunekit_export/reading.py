@@ -19,12 +19,12 @@ from tunekit.errors import ExportError
 from tunekit.exporting import shown_model
 from tunekit.values import Context, ExportRequest, ModelBundle
 from tunekit_train.encoding.pictures import image_reader
-from tunekit_transformers import stored_quantization
 from tunekit_transformers.gguf_header import read_header
 from tunekit_transformers.loading import load_config, locate
 from tunekit_transformers.options import LoadOptions
 from tunekit_transformers.quiet import quiet
 from tunekit_transformers.sources import find_source
+from tunekit_transformers.stored import stored_in
 
 BELOW = "below"
 """The folder, inside that of an adapter, with the one that it stands on."""
@@ -88,7 +88,7 @@ def reading_of(bundle: ModelBundle, request: ExportRequest, context: Context) ->
     place = locate(request.model, options, lambda message: None)
     plain, config = load_config(place, options).to_dict(), bundle.model.config
     changes = list(_changes("config", plain, config))
-    quantized, says = _quantization(bundle, request)
+    quantized, says = _quantization(bundle, request, stored=stored_in(plain) is not None)
     hub = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     given = [f"{name}={value!r}" for name, value in hub.items() if value]
     configure = [f"config = AutoConfig.from_pretrained({', '.join(['MODEL', *given])})", *changes, ""]
@@ -180,7 +180,7 @@ def _changes(name: str, plain: Mapping[str, Any], config: Any) -> Iterator[str]:
             yield f"{name}.{key} = {value!r}"
 
 
-def _quantization(bundle: ModelBundle, request: ExportRequest) -> tuple[str, str]:
+def _quantization(bundle: ModelBundle, request: ExportRequest, stored: bool) -> tuple[str, str]:
     """The argument that stores the base as the run did, and what is to be said where there is none."""
     quantization = bundle.quantization
     if quantization is None:
@@ -188,7 +188,7 @@ def _quantization(bundle: ModelBundle, request: ExportRequest) -> tuple[str, str
     asked = quantization.arguments.get("quantization_config")
     if str(bundle.source) == str(request.model) and asked is not None:
         return _written(asked), ""
-    if stored_quantization(str(request.model)) is not None:
+    if stored:
         return "", ""
     return "", (
         f"It was trained on weights of the base that tunekit had rounded ({quantization.method}), which transformers "

@@ -11,11 +11,19 @@ import torch
 
 import tunekit as tk
 from tunekit.errors import PlanError, TunekitError
-from tunekit.testing import PatchSuite, default_plugin, fake_machine, plan_for, save_tiny_model, tiny_bundle
+from tunekit.testing import (
+    PatchSuite,
+    default_plugin,
+    fake_machine,
+    plan_for,
+    run_context,
+    save_tiny_model,
+    tiny_bundle,
+)
 from tunekit.values import Accelerator, LoadRequest, Plan, Precision
 from tunekit_attention import Attention, choosing
 from tunekit_attention.choosing import choose, with_implementation
-from tunekit_attention.model import refuse_unsuited
+from tunekit_attention.model import refuse_unsuited, told
 from tunekit_lora import Lora
 from tunekit_sft import Sft
 from tunekit_train import Batch, Provided, TokenLogProbs, attentions
@@ -80,7 +88,7 @@ def test_auto_chooses_by_hardware_dtype_and_padding_and_says_why(
 ) -> None:
     have(*installed)
     choice = choose(Attention().config, planned(Attention(), precision, accelerator, padding))
-    assert choice.name == name
+    assert (choice.implementation or choice.kind) == name
     assert reason in choice.reason
 
 
@@ -167,6 +175,7 @@ def test_another_plugin_that_asks_for_another_attention_is_an_error() -> None:
     [
         ("gemma2", "sdpa", "is sdpa, but sdpa knows no soft caps, and Gemma2ForCausalLM caps its scores"),
         ("gpt_oss", "sdpa", "is sdpa, but the code of GptOssForCausalLM has no sdpa"),
+        ("gpt_oss", "flash2", "is flash2, but the code of GptOssForCausalLM has no flash_attention_2"),
         ("llama", "flex", "FlexAttention has no dropout, and LlamaForCausalLM drops 0.1 of its scores"),
     ],
 )
@@ -176,6 +185,47 @@ def test_a_model_that_does_not_know_the_kernel_is_refused_in_the_plan(family: st
         model.config.attention_dropout = 0.1
     with pytest.raises(PlanError, match=message):
         refuse_unsuited(model, choose(Attention(kind=kind).config, planned(Attention(kind=kind))), training=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "installed", "padding", "said"),
+    [
+        ("llama", [], "auto", "sdpa, batches have no padding, and torch's own kernel for sequences of any length runs"),
+        ("gpt_oss", [], "auto", "eager, batches have no padding"),
+        ("llama", ["flash-attn"], "always", "flash_attention_2, batches are padded"),
+        ("gpt_oss", ["flash-attn"], "always", "eager, since the code of GptOssForCausalLM has no flash_attention_2"),
+    ],
+)
+def test_the_plan_names_what_the_model_will_compute_with(
+    family: str, installed: list[str], padding: str, said: str, have: Any
+) -> None:
+    have(*installed)
+    attention = Attention()
+    model, plan = family_model(family), planned(attention, HALF, AMPERE, padding)
+    choice = choose(attention.config, plan)
+    refuse_unsuited(model, choice, training=True)  # what nobody named is not refused
+    note = told(model, choice)
+    assert note.startswith(said)
+    assert ("GptOssForCausalLM has no" in note) == (family == "gpt_oss")
+    request = attention.tunekit_before_load(request=LoadRequest("tiny", HALF), plan=plan)
+    config = type(model.config)()
+    for change in request.configure:
+        change(config)
+    named = note.partition(",")[0]
+    assert config._attn_implementation == (named if named.startswith("flash") else None)
+    assert "attn_implementation" not in request.arguments
+
+
+def test_a_preferred_attention_reaches_the_model_that_is_loaded(folder: str, tmp_path: Any) -> None:
+    """With one that runs here in place of FlashAttention."""
+
+    def prefer_eager(config: Any) -> None:
+        config._attn_implementation = "eager"
+
+    loader = default_plugin("tunekit_load_model")
+    request = LoadRequest(folder, CPU).configured(prefer_eager)
+    model = loader.tunekit_load_model(request=request, context=run_context(loader, folder=tmp_path)).model  # type: ignore[attr-defined]
+    assert model.config._attn_implementation == "eager"
 
 
 def loss_and_gradients(model: Any, batch: Batch, strategy: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

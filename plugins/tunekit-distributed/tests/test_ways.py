@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tunekit_distributed.leaves import leaf_classes, not_whole
+from tunekit_train import TrainConfig, train
+from tunekit_train.testing import CrossEntropy, bundle, context, family_model, random_items
+
 CHILD = Path(__file__).with_name("options_child.py")
 
 
@@ -43,3 +47,29 @@ def test_each_stage_of_zero_is_what_it_says_and_holds_half_of_the_optimisers_sta
     seen = found("zero")[f"stage {stage}"]
     assert (seen["parallel"], seen["steps"]) == (f"zero{stage}", 2)
     assert seen["states"] == pytest.approx(whole / 2, rel=0.02)
+
+
+def test_a_mixture_of_experts_in_parts_takes_the_steps_of_one_that_is_whole(found, tmp_path):
+    pytest.importorskip("deepspeed")
+    seen, events = found("zero")["mixture"], []
+    model = family_model("mixtral")
+    train(
+        CrossEntropy(),
+        random_items(16),
+        bundle(model),
+        TrainConfig(steps=2, batch={"rows": 2, "accumulation": 2}, checkpoint={"every": 0}),
+        context(tmp_path, events),
+    )
+    expected = [event.metrics["loss"] for event in events if event.kind == "step"]
+    assert (seen["parallel"], seen["partitioned"]) == ("zero3", True)
+    assert seen["losses"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_block_of_experts_that_would_be_gathered_one_by_one_is_seen():
+    """DeepSpeed passes over classes that it does not find, and processes would wait for each other for ever."""
+    utils = pytest.importorskip("deepspeed.utils")
+    model = family_model("mixtral")
+    assert not_whole(model) == "MixtralSparseMoeBlock"
+    utils.set_z3_leaf_modules(model, leaf_classes(model))
+    assert not_whole(model) is None
+    assert not_whole(family_model("llama")) is None

@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tunekit.errors import ModelNotFoundError, PlanError, TunekitError
+from tunekit.testing.options import shows
 from tunekit.testing.runs import plan_for, run_context
 from tunekit.testing.tiny import FP32, MIXED, save_tiny_model, tiny_model, tiny_tokenizer
 from tunekit.values import Event, LoadRequest, ModelBundle, Quantization
@@ -122,6 +123,35 @@ def test_a_checkpoint_that_lacks_weights_is_refused(folder: Path, loaded: Loaded
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TunekitError, match=r"lack lm_head\.weight, .* and 1 more, which would be random"):
         loaded(folder)
+
+
+@shows("leave_out")
+def test_weights_that_the_model_has_no_place_for_are_refused_unless_they_are_named(
+    folder: Path, loaded: Loaded
+) -> None:
+    """A bias that the config denies, and a part that other code uses; old buffers of positions do no harm."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.bias"] = torch.ones(128)
+    tensors["mtp.layers.0.weight"] = torch.ones(4)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(16)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TunekitError, match=r"holds .*\.q_proj\.bias, mtp\.layers\.0\.weight, which the model"):
+        loaded(folder)
+    with pytest.raises(TunekitError, match=r"holds model\S*\.q_proj\.bias, which the model has no place for"):
+        loaded(folder, leave_out=["mtp.*"])
+    model = loaded(folder, leave_out=["mtp.*", "*.q_proj.bias"]).model
+    assert torch.equal(model.lm_head.weight, tiny_model().lm_head.weight)
+
+
+def test_a_checkpoint_that_values_texts_is_refused_in_the_plan(folder: Path) -> None:
+    edit(folder / "config.json", architectures=["LlamaForSequenceClassification"])
+    plugin = Transformers()
+    plan = plan_for(plugin, model=str(folder))
+    found = [str(problem) for problem in plugin.tunekit_check(plan=plan, machine=plan.machine)]
+    assert found == [
+        f"model: {folder} is a LlamaForSequenceClassification, whose head values texts and would be left out; name the "
+        "model that it was made of; `ppo` takes one that rewards as its `reward.model`"
+    ]
 
 
 def test_tied_weights_are_not_missing(tmp_path: Path, loaded: Loaded) -> None:

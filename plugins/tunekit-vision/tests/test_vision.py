@@ -210,6 +210,7 @@ def test_a_resumed_stage_reaches_the_weights_of_a_whole_one(models: Models, pict
         ({"freeze": {"layers": 1}}, "vision .* does not work with freeze"),
         ({"vision": {"freeze": ["tower", "projector", "language"]}}, "freezes all parts"),
         ({"ddp": {"processes": 2}}, "images are read by one process"),
+        ({"bnb": {}, "lora": {}}, "bnb would round what sees and the projector as well"),
     ],
 )
 def test_what_does_not_hold_with_images_is_refused_before_anything_is_loaded(

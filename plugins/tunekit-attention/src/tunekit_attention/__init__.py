@@ -60,12 +60,11 @@ class Attention(Plugin[AttentionConfig]):
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Say what was chosen and why; refuse a kernel that the model's own code does not know."""
         from .choosing import choose
-        from .model import refuse_unsuited
+        from .model import refuse_unsuited, told
 
         choice = choose(self.config, request.plan)
-        if estimate.skeleton is not None:
-            refuse_unsuited(estimate.skeleton, choice, training=bool(request.plan.stages))
-        return replace(estimate, notes=(*estimate.notes, f"attention: {choice.name}, {choice.reason}"))
+        refuse_unsuited(estimate.skeleton, choice, training=bool(request.plan.stages))
+        return replace(estimate, notes=(*estimate.notes, f"attention: {told(estimate.skeleton, choice)}"))
 
     @hookimpl
     def tunekit_before_load(self, request: LoadRequest, plan: Plan) -> LoadRequest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -33,16 +34,15 @@ OLDEST = {"flash2": (8, 0), "flash3": (9, 0), "kernel": (8, 0)}
 
 @dataclass(frozen=True)
 class Choice:
-    """A kind of attention, transformers' name for it, and why it was chosen; no name: what transformers chooses."""
+    """A kind of attention, transformers' name for it, and why it was chosen; no name: what transformers chooses.
+
+    `firm` where the recipe names it; else a model whose code does not know it has what transformers chooses.
+    """
 
     kind: Kind
     implementation: str | None
     reason: str
-
-    @property
-    def name(self) -> str:
-        """What the plan shows."""
-        return self.implementation or "sdpa"
+    firm: bool = True
 
 
 def choose(config: AttentionConfig, plan: Plan) -> Choice:
@@ -53,7 +53,7 @@ def choose(config: AttentionConfig, plan: Plan) -> Choice:
         return Choice(config.kind, IMPLEMENTATIONS[config.kind], f"as use.attention.kind says: {config.kind}")
     kind, reason = _by_itself(plan)
     # A model without sdpa is loaded with eager, so that its name is not insisted on.
-    return Choice(kind, None if kind == "sdpa" else IMPLEMENTATIONS[kind], reason)
+    return Choice(kind, None if kind == "sdpa" else IMPLEMENTATIONS[kind], reason, firm=False)
 
 
 def _by_itself(plan: Plan) -> tuple[Kind, str]:
@@ -136,4 +136,8 @@ def with_implementation(request: LoadRequest, choice: Choice) -> LoadRequest:
     if asked != choice.implementation:
         what = f"use.attention is {choice.kind}, but another plugin asks for {asked}"
         raise TunekitError(what, "leave one of the two out")
+    if not choice.firm:
+        from .model import prefer_
+
+        return request.configured(partial(prefer_, implementation=choice.implementation))
     return request.with_arguments(attn_implementation=choice.implementation)

@@ -15,5 +15,17 @@ def leaf_classes(model: Any) -> list[str]:
     process would gather an expert that another does not call, and each would wait for the other for ever. So such a
     block is gathered as one, experts that nobody calls too.
     """
-    kinds = {type(module): None for module in model.modules() if EXPERTS in dict(module.named_children())}
+    kinds = {type(block): None for block in blocks(model)}
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in kinds]
+
+
+def not_whole(model: Any) -> str | None:
+    """The class of a block with experts that DeepSpeed, which has the model by now, does not gather as one, or None."""
+    from deepspeed.utils import z3_leaf_module  # type: ignore[import-not-found, import-untyped]
+
+    return next((type(block).__name__ for block in blocks(model) if not z3_leaf_module(block)), None)
+
+
+def blocks(model: Any) -> list[Any]:
+    """The blocks of a model that hold experts."""
+    return [module for module in model.modules() if EXPERTS in dict(module.named_children())]

@@ -9,7 +9,7 @@ from tunekit_train import Job
 
 from . import ZeroConfig
 from .group import Group
-from .leaves import leaf_classes
+from .leaves import leaf_classes, not_whole
 
 
 class ZeroRedundancy(Group):
@@ -49,13 +49,16 @@ class ZeroRedundancy(Group):
         return parts
 
     def mistake(self, prepared: Any) -> str | None:
-        """Anything but DeepSpeed's engine of this stage."""
+        """Anything but DeepSpeed's engine of this stage, which gathers blocks of experts whole in the third."""
         from deepspeed import DeepSpeedEngine  # type: ignore[import-not-found, import-untyped]
 
         if not isinstance(prepared, DeepSpeedEngine):
             return type(prepared).__name__
         stage = prepared.zero_optimization_stage()
-        return None if stage == self.config.stage else f"ZeRO of stage {stage}"
+        if stage != self.config.stage:
+            return f"ZeRO of stage {stage}"
+        torn = not_whole(prepared.module) if stage == 3 else None
+        return torn and f"ZeRO of stage 3 that gathers {torn} expert by expert"
 
     def whole(self, model: Any) -> AbstractContextManager[Any]:
         """Gather what trains, or all where all does."""

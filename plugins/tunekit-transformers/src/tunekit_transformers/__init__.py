@@ -57,6 +57,11 @@ class TransformersConfig(PluginConfig):
     cache: Path | None = Field(
         None, description="folder for converted GGUF models; none: the user's cache folder for tunekit"
     )
+    leave_out: tuple[str, ...] = Field(
+        (),
+        description="weights of the checkpoint that the model has no place for and may do without, as patterns such as "
+        "mtp.*; any others are an error",
+    )
     batch: int = Field(32, ge=1, le=1024, description="prompts that are answered together, at most")
 
     @model_validator(mode="after")
@@ -75,11 +80,12 @@ class Transformers(Plugin[TransformersConfig]):
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Find out without torch or network whether the model can be loaded at all."""
         from .sources import problems, revision_problems
-        from .stored import stored_problems, stored_quantization
+        from .stored import classifier_problems, stored_problems, stored_quantization
 
         model, stored = plan.recipe.model, stored_quantization(plan.load_request)
         yield from problems(model, self._options())
         yield from revision_problems(model, self.config.revision)
+        yield from classifier_problems(plan.load_request)
         yield from stored_problems(stored, plan)
         yield from self._spread(plan)
 
@@ -140,4 +146,5 @@ class Transformers(Plugin[TransformersConfig]):
             device_map=config.device_map,
             max_memory=config.max_memory,
             cache=config.cache,
+            leave_out=config.leave_out,
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _load_model(place: str, request: LoadRequest, options: LoadOptions) -> Any:
             raise explain_class(load_config(place, options), options, error) or explain(
                 place, "model", error
             ) from error
-    refuse_incomplete(place, info)
+    refuse_incomplete(place, info, options)
     _refuse_unread(model, request)
     if request.quantization is not None and request.quantization.after_load is not None:
         model = request.quantization.after_load(model)
@@ -184,7 +185,7 @@ def _refuse_unread(model: Any, request: LoadRequest) -> None:
 def look_through(place: str, options: LoadOptions) -> None:
     """Compare the names and shapes of a checkpoint's weights with the model's, and read none of them.
 
-    For who has another library load them. TunekitError for weights that would be random.
+    For who has another library load them. TunekitError for weights that would be random, or passed over.
     """
     config, nowhere = load_config(place, options), {"device_map": {"": "meta"}, "output_loading_info": True}
     safe = None if options.allow_pickle else True
@@ -195,18 +196,30 @@ def look_through(place: str, options: LoadOptions) -> None:
             )
         except (OSError, ValueError) as error:
             raise explain_class(config, options, error) or explain(place, "model", error) from error
-    refuse_incomplete(place, info)
+    refuse_incomplete(place, info, options)
 
 
-def refuse_incomplete(place: str, info: dict[str, Any]) -> None:
-    """Stop at weights that the model has and the checkpoint has not."""
-    missing = sorted(info["missing_keys"])
-    if missing:
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise TunekitError(
-            f"the weights of {place} lack {names}, which would be random",
-            "use a complete checkpoint of a causal language model",
-        )
+def refuse_incomplete(place: str, info: dict[str, Any], options: LoadOptions) -> None:
+    """Stop at weights that the model has and the checkpoint has not, and at those that it is the other way round with.
+
+    transformers has taken out of both what a model's class says does not matter.
+    """
+    if missing := sorted(info["missing_keys"]):
+        what = f"the weights of {place} lack {_listed(missing)}, which would be random"
+        raise TunekitError(what, "use a complete checkpoint of a causal language model")
+    over = [name for name in sorted(info["unexpected_keys"]) if not _matches(name, options.leave_out)]
+    if over:
+        what = f"{place} holds {_listed(over)}, which the model has no place for: it would say something else without"
+        remedy = "name a checkpoint of this architecture, or those weights in use.transformers.leave_out"
+        raise TunekitError(what, f"{remedy} where the model can do without")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def explain_class(config: Any, options: LoadOptions, error: Exception) -> TunekitError | None:

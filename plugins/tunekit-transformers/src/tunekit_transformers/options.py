@@ -22,6 +22,7 @@ class LoadOptions:
     update: bool = False
     device_map: str = "one"
     max_memory: Mapping[int | str, str] = field(default_factory=dict)
+    leave_out: tuple[str, ...] = ()
     auto_class: str = "AutoModelForCausalLM"
 
     @property

@@ -20,11 +20,16 @@ def stored_quantization(request: LoadRequest) -> Mapping[str, Any] | None:
 
     None as well where nothing is known yet: no such model, or one on the hub that is not in the local cache.
     """
-    path = _config_file(request.model, request.revision)
-    try:
-        return None if path is None else stored_in(json.loads(path.read_text()))
-    except ValueError:  # a broken file is the loader's to tell
-        return None
+    return stored_in(_config(request))
+
+
+def classifier_problems(request: LoadRequest) -> Iterable[Problem]:
+    """Refuse a model that gives a text a class or a reward: it has no head that continues one."""
+    made = next(iter(_config(request).get("architectures") or ()), None)
+    if str(made).endswith("Classification"):
+        what = f"{request.model} is a {made}, whose head values texts and would be left out"
+        remedy = "name the model that it was made of; `ppo` takes one that rewards as its `reward.model`"
+        yield Problem("model", what, remedy)
 
 
 def stored_in(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -71,6 +76,16 @@ def _remedy(method: str, instead: str) -> str:
         if isinstance(provides, frozenset) and f"quantization.{method}" in provides:
             return f"add `{name}: {{}}` to use{instead}, or name a copy with plain weights"
     return f"no installed plugin reads it; perhaps `pip install tunekit-{method}`, or name a copy with plain weights"
+
+
+def _config(request: LoadRequest) -> Mapping[str, Any]:
+    """What config.json says where it is on this disk; nothing of a broken file, which is the loader's to tell."""
+    path = _config_file(request.model, request.revision)
+    try:
+        said: Any = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return said if isinstance(said, Mapping) else {}
 
 
 def _config_file(model: str, revision: str | None) -> Path | None:

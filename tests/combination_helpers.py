@@ -1,35 +1,29 @@
-"""Combinations of techniques: what is installed, which of them are to run, and what one that runs has to show.
+"""Combinations of techniques: what is installed, the recipe of each, what the planner says, and which of them to run.
 
 `docs/compatibility.py` plans them all. The suite runs a set in which each technique is once, `tests/combinations.json`;
-`nox -s combos` runs one in which every two that can go together do so once.
+`nox -s combos` runs one in which every two that can go together do so once. What one that runs has to show is in
+`combination_checks`.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-import math
-import os
-import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
-import torch
-
-import tunekit as tk
 from tunekit.catalog import Catalog, hooks_of
-from tunekit.engine import open_model
 from tunekit.errors import PlanError
+from tunekit.machine import probe
 from tunekit.plan import make_plan
 from tunekit.plugin import Plugin
 from tunekit.recipe import from_code
-from tunekit.testing.observing import snapshot
-from tunekit.values import Event
-from tunekit_train import TrainConfig
-from tunekit_train.heads import is_head
+from tunekit.testing import save_tiny_model
 
 CHOSEN = Path(__file__).with_name("combinations.json")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -40,15 +34,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "badam": {"switch_every": 1, "order": "descending"},
     "loraplus": {"ratio": 2},
     "peft": {"method": "vera", "options": {"r": 32}},
-    "vocabulary": {"tokens": ["What is"]},
+    "vocabulary": {"tokens": ["What is", "The quick"]},
 }
 """Options that fit the tiny model, for plugins whose defaults are made for large ones."""
-LEFT_OUT = frozenset({"stack", "compressed-tensors", "aqlm", "gptq", "awq"})
-"""Plugins that need what an earlier run has left, or weights that are stored in their way; their own tests have it."""
 TALKS = [{"instruction": f"What is {n} and one?", "output": f"It is {n + 1}, plainly said."} for n in range(8)]
 PAIRS = [{"prompt": f"What is {n}?", "chosen": f"It is {n}, said well.", "rejected": "No idea."} for n in range(8)]
 LABELLED = [{"prompt": f"What is {n}?", "completion": f"It is {n}.", "label": n % 2 == 0} for n in range(8)]
 TEXTS = [{"text": "The quick brown fox jumps over the lazy dog. " * 2} for _ in range(8)]
+USUAL = (None, ("lora",), "adamw", "sft")
+"""The usual parts of a combination."""
 ROLLOUT = {"prompts": 4, "epochs": 1, "max_new_tokens": 4}
 STAGES: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "pretrain": (TEXTS, {"batch": {"rows": 4, "max_length": 24}}),
@@ -68,13 +62,66 @@ COMMON: dict[str, Any] = {
     "batch": {"rows": 4},
     "checkpoint": {"every": 0},
 }
-PLAIN: dict[str, Any] = {
-    "batch": {"padding": "always", "share_prompts": False},
-    "compute": dict.fromkeys(
-        ("lora_product", "frozen_layers", "scored_apart", "chunked_head", "checkpointing", "offload"), "never"
-    ),
-}
-"""The engine without anything that makes it fast."""
+
+
+def _stored_quantized(dense: Path, folder: Path, method: str) -> None:
+    """The dense model in the way of a method whose weights are stored before they are trained on."""
+    if method == "aqlm":
+        from tunekit_aqlm.testing import make_checkpoint as aqlm
+
+        aqlm(dense, folder, bits=8)
+    elif method == "compressed-tensors":
+        from tunekit_compressed_tensors.testing import make_checkpoint as compressed
+
+        compressed(dense, folder)
+    else:
+        from tunekit_gptq.rounding import make_checkpoint as packed
+
+        packed(dense, folder, "awq" if method == "awq" else "gptq")
+
+
+def _trained_adapter(dense: Path, folder: Path) -> None:
+    """A LoRA adapter in PEFT's format whose update is not zero."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from tunekit_lora.wrapping import peft_reading_old_names
+
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    with peft_reading_old_names():
+        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(dense), settings).save_pretrained(folder)
+
+
+class Materials:
+    """What recipes name, each made when it is first asked for and kept in a folder: models, and a trained adapter."""
+
+    makers: Mapping[str, Callable[[Path, Path], None]] = {
+        **{name: partial(_stored_quantized, method=name) for name in ("gptq", "awq", "aqlm", "compressed-tensors")},
+        "stack": _trained_adapter,
+    }
+    """How it is made of the dense model, by the plugin that cannot do without."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def model(self, quantizer: str | None) -> str:
+        """The tiny model, stored as the quantiser reads it."""
+        return str(self._made(quantizer) if quantizer in self.makers else self._dense())
+
+    def options(self, plugin: str) -> Mapping[str, Any]:
+        """Options that fit the tiny model."""
+        return {"adapter": str(self._made("stack"))} if plugin == "stack" else OPTIONS.get(plugin, {})
+
+    def _dense(self) -> Path:
+        folder = self.folder / "dense"
+        return folder if folder.exists() else save_tiny_model(folder)
+
+    def _made(self, plugin: str | None) -> Path:
+        assert plugin is not None
+        folder = self.folder / plugin
+        if not folder.exists():
+            self.makers[plugin](self._dense(), folder)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -109,7 +156,7 @@ def installed() -> dict[str, type[Plugin[Any]]]:
 
 def answering(hook: str) -> list[str]:
     """The plugins that answer a hook."""
-    return [name for name, plugin in installed().items() if hook in hooks_of(plugin) and name not in LEFT_OUT]
+    return [name for name, plugin in installed().items() if hook in hooks_of(plugin)]
 
 
 def adapters() -> Iterator[tuple[str, ...]]:
@@ -119,28 +166,30 @@ def adapters() -> Iterator[tuple[str, ...]]:
         yield (adapter,)
         published = {name for specs in installed()[adapter].hookspecs for name in vars(specs) if name[0] != "_"}
         for name, plugin in installed().items():
-            if published & set(hooks_of(plugin)) and name not in LEFT_OUT:
+            if published & set(hooks_of(plugin)):
                 yield (adapter, name)
 
 
-def cells(everything: bool = True) -> Iterator[Cell]:
-    """Every combination of what is installed, or those in which the stage or both others are the usual ones."""
+def cells() -> Iterator[Cell]:
+    """Every combination of what is installed."""
     quantizers, optimizers = [None, *answering("tunekit_quantize")], answering("tunekit_optimizer")
-    parts = product(quantizers, list(adapters()), optimizers, answering("tunekit_train_stage"))
-    for quantizer, adapter, optimizer, stage in parts:
-        usual = stage == "sft" or (optimizer == "adamw" and (quantizer is None or adapter == ("lora",)))
-        if everything or usual:
-            yield Cell(quantizer, adapter, optimizer, stage)
+    parts = product(quantizers, adapters(), optimizers, answering("tunekit_train_stage"))
+    return (Cell(*each) for each in parts)
 
 
-def recipe_of(cell: Cell, model: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What `tunekit.Pipeline` is given; `more` are options of the stage."""
+def sample() -> Iterator[Cell]:
+    """Of all combinations those in which all but two parts are the usual ones: every two techniques are in one."""
+    return (cell for cell in cells() if sum(one != other for one, other in zip(astuple(cell), USUAL, strict=True)) < 3)
+
+
+def recipe_of(cell: Cell, materials: Materials, more: Mapping[str, Any] | None = None, **use: Any) -> dict[str, Any]:
+    """What `tunekit.Pipeline` is given; `more` are options of the stage, `use` more plugins."""
     rows, options = STAGES.get(cell.stage, (PAIRS, {}))
-    use = {"precision": {"compute": "fp32"}, **{name: OPTIONS.get(name, {}) for name in cell.plugins}}
+    plugins = {"precision": {"compute": "fp32"}, **{name: materials.options(name) for name in cell.plugins}, **use}
     if cell.stage in OWN_ANSWERS:
-        use["reward_length"] = {"target": 3}
+        plugins["reward_length"] = {"target": 3}
     stage = merged(merged(COMMON, options), more or {})
-    return {"model": model, "data": rows, "use": use, "stages": [{cell.stage: stage}]}
+    return {"model": materials.model(cell.quantizer), "data": rows, "use": plugins, "stages": [{cell.stage: stage}]}
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,111 +199,53 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
     return {**both, **{name: merged(first[name], second[name]) for name in groups}}
 
 
-def refusal(cell: Cell, model: str, catalog: Catalog | None = None) -> PlanError | None:
+@cache
+def _surroundings() -> tuple[Catalog, Any]:
+    return Catalog.discover(), probe()
+
+
+def refusal(cell: Cell, materials: Materials) -> PlanError | None:
     """What the planner says against it, from capabilities and options alone; None where it would run."""
+    catalog, machine = _surroundings()
     try:
-        make_plan(from_code(**recipe_of(cell, model), catalog=catalog), catalog)
+        make_plan(from_code(**recipe_of(cell, materials), catalog=catalog), catalog, machine)
     except PlanError as error:
         return error
     return None
 
 
 def covering(accepted: Iterable[Cell], together: int) -> list[Cell]:
-    """A small set of cells, greedily chosen, that has each part, or each pair of parts, that any accepted cell has."""
-    left = {cell: cell.groups(together) for cell in accepted}
-    missing = frozenset().union(*left.values())
+    """A small set of cells, greedily chosen, that has each part, or each pair of parts, that any accepted cell has.
+
+    What a cell would add only shrinks, so one that leads the queue and still adds as much as it did is the best. Of
+    equals the one that a hash puts first: the first by name would all be of the same optimiser and stage.
+    """
+    groups = {str(cell): (cell, cell.groups(together)) for cell in accepted}
+    missing = frozenset[Any]().union(*(parts for _, parts in groups.values()))
+    queue = [(-len(parts), crc32(name.encode()), name) for name, (_, parts) in groups.items()]
+    heapq.heapify(queue)
     chosen = []
     while missing:
-        best = max(left, key=lambda cell: (len(left[cell] & missing), str(cell)))
-        chosen.append(best)
-        missing -= left.pop(best)
+        before, place, name = heapq.heappop(queue)
+        cell, parts = groups[name]
+        adds = len(parts & missing)
+        if adds == -before:
+            chosen.append(cell)
+            missing -= parts
+        elif adds:
+            heapq.heappush(queue, (-adds, place, name))
     return sorted(chosen, key=str)
 
 
 def read_chosen() -> list[Cell]:
     """The set that is kept."""
-    parts = json.loads(CHOSEN.read_text())
-    return [Cell(quantizer, tuple(adapter), *others) for quantizer, adapter, *others in parts]
+    return [cell_of(parts) for parts in json.loads(CHOSEN.read_text())]
 
 
-def all_losses(run: tk.Run) -> list[float]:
-    """The loss of each step."""
-    return [line["loss"] for line in run.metrics if line["kind"] == "step"]
-
-
-def first_step(run: tk.Run) -> tuple[float, float]:
-    """Loss and gradient norm of the first step."""
-    line = next(line for line in run.metrics if line["kind"] == "step")
-    return line["loss"], line["grad_norm"]
-
-
-def plain_run(cell: Cell, model: str, folder: Path) -> tk.Run:
-    """The first step without anything that makes it fast."""
-    return tk.Pipeline(**recipe_of(cell, model, {**PLAIN, "steps": 1})).run(folder)
-
-
-def on_our_engine(cell: Cell) -> bool:
-    """Whether the stage has the engine's switches."""
-    return issubclass(installed()[cell.stage].config_type(), TrainConfig) and cell.stage not in {"grpo", "rloo"}
-
-
-def interrupted(pipeline: tk.Pipeline, folder: Path, step: int) -> tk.Run:
-    """A run that Ctrl-C stops after a step, and that is then continued."""
-
-    def stop(event: Event) -> None:
-        if event.kind == "step" and event.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    try:
-        pipeline.run(folder, watchers=[stop])
-    except tk.errors.InterruptedRunError:
-        return pipeline.resume(folder)
-    raise AssertionError("the run went on after Ctrl-C")
-
-
-def check_that_it_trains(cell: Cell, model: str, folder: Path) -> None:
-    """The loss falls, what is to train does and nothing else, and the first step is that of the plain computation."""
-    pipeline = tk.Pipeline(**recipe_of(cell, model))
-    plan = pipeline.plan()
-    start = open_model(plan, folder).use(plan.final_adapter).model
-    before = snapshot(start)
-    named = {name for name, parameter in start.named_parameters() if parameter.requires_grad}
-    assert plan.estimate is not None
-    assert plan.estimate.trainable == sum(before[name].numel() for name in named)
-
-    run = pipeline.run(folder / "run")
-    check_losses(cell, all_losses(run))
-    after = snapshot(run.bundle.model)
-    assert {name for name in after if not is_head(name)} == before.keys()
-    assert all(bool(each.isfinite().all()) for each in after.values() if each.is_floating_point())
-    moved = {name for name in before if not after[name].to(before[name].dtype).equal(before[name])}
-    slack = 1e-6 if changes_base(cell) else 0.0
-    changed = [name for name in moved - named if not torch.allclose(after[name], before[name], rtol=0, atol=slack)]
-    assert not changed, f"frozen by the plan, but changed: {changed[:3]}"
-    assert named - moved == set(), f"trained by the plan, but never changed: {sorted(named - moved)[:3]}"
-    if on_our_engine(cell):
-        check_first_step(first_step(run), first_step(plain_run(cell, model, folder / "plain")))
-
-
-def changes_base(cell: Cell) -> bool:
-    """Whether the adapter takes its start out of the base, which rounds when a run is opened again."""
-    provided = (installed()[name].provides for name in cell.adapter)
-    return any(isinstance(each, frozenset) and "base.changed" in each for each in provided)
-
-
-def check_first_step(fast: tuple[float, float], plain: tuple[float, float]) -> None:
-    """Loss and gradient norm are those of the plain computation."""
-    for name, one, other in zip(("loss", "gradient norm"), fast, plain, strict=True):
-        same = math.isclose(one, other, rel_tol=2e-3, abs_tol=1e-5)
-        assert same, f"{name} is {one}, and {other} in the plain computation"
-
-
-def check_losses(cell: Cell, losses: Sequence[float]) -> None:
-    """They are finite, and fall where they say something about progress."""
-    assert all(map(math.isfinite, losses)), losses
-    half = len(losses) // 2
-    falls = sum(losses[half:]) / (len(losses) - half) < sum(losses[:half]) / half
-    assert falls or cell.stage in OWN_ANSWERS, losses
+def cell_of(parts: Iterable[Any]) -> Cell:
+    """A combination as JSON holds it."""
+    quantizer, adapter, optimizer, stage = parts
+    return Cell(quantizer, tuple(adapter), optimizer, stage)
 
 
 def write_chosen(chosen: Iterable[Cell]) -> None:

@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pytest
-import torch
+from combination_checks import FAILED, QUESTIONS, answers
 from combination_helpers import (
     Cell,
-    all_losses,
+    Materials,
+    answering,
     cells,
-    check_that_it_trains,
-    interrupted,
+    covering,
     read_chosen,
     recipe_of,
     refusal,
+    sample,
 )
+from combination_page import page
+from combination_results import PAGE, Results
 
 import tunekit as tk
-from tunekit.catalog import Catalog
 from tunekit.errors import PlanError
-from tunekit.testing import save_tiny_model
 
 CHOSEN = read_chosen()
-EVERYTHING = "TUNEKIT_COMBINATIONS" in os.environ
-"""Whether `nox -s combos` has asked for what takes long."""
+ASKED = {cell: ("trains", QUESTIONS[1 + number % 3]) for number, cell in enumerate(CHOSEN)}
+"""What the suite asks of each: that it trains, and one of the others. `nox -s combos` asks everything."""
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("combinations") / "model"))
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Materials]:
+    """Models and an adapter; what is imported by now is not walked over at the end of each run."""
+    gc.freeze()
+    yield Materials(tmp_path_factory.mktemp("combinations"))
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
-def accepted(model: str) -> Sequence[Cell]:
-    """What the planner accepts of all there is; whatever it refuses, it refuses with reasons."""
-    catalog, found = Catalog.discover(), []
-    for cell in cells(EVERYTHING):
-        refused = refusal(cell, model, catalog)
+def accepted(materials: Materials) -> Sequence[Cell]:
+    """What the planner accepts of a sample in which every two techniques are; what it refuses, with reasons."""
+    found = []
+    for cell in sample():
+        refused = refusal(cell, materials)
         if refused is None:
             found.append(cell)
         else:
@@ -50,13 +55,13 @@ def accepted(model: str) -> Sequence[Cell]:
     return found
 
 
-def test_each_technique_runs_in_a_combination(accepted: Sequence[Cell], model: str) -> None:
+def test_each_technique_runs_in_a_combination(accepted: Sequence[Cell], materials: Materials) -> None:
     wanted = frozenset().union(*(cell.groups(1) for cell in accepted))
     assert wanted <= frozenset().union(*(cell.groups(1) for cell in CHOSEN)), "run `docs/compatibility.py --choose`"
-    assert not [cell for cell in CHOSEN if refusal(cell, model)], "run `docs/compatibility.py --choose`"
+    assert not [cell for cell in CHOSEN if refusal(cell, materials)], "run `docs/compatibility.py --choose`"
 
 
-def test_planning_imports_no_torch(model: str) -> None:
+def test_planning_imports_no_torch(materials: Materials) -> None:
     """Whatever the plugins check, nobody waits for it: a plan without its estimate is a matter of milliseconds."""
     script = (
         "import json, sys\n"
@@ -66,23 +71,13 @@ def test_planning_imports_no_torch(model: str) -> None:
         "    make_plan(from_code(**recipe))\n"
         "    assert 'torch' not in sys.modules, recipe\n"
     )
-    recipes = json.dumps([recipe_of(cell, model) for cell in CHOSEN])
+    recipes = json.dumps([recipe_of(cell, materials) for cell in CHOSEN])
     subprocess.run([sys.executable, "-c", script], input=recipes, text=True, check=True)
 
 
 @pytest.mark.parametrize("cell", CHOSEN, ids=str)
-def test_a_combination_trains(cell: Cell, model: str, tmp_path: Path) -> None:
-    check_that_it_trains(cell, model, tmp_path)
-
-
-@pytest.mark.skipif(not EVERYTHING, reason="`nox -s combos` runs these")
-@pytest.mark.parametrize("cell", CHOSEN, ids=str)
-def test_a_combination_goes_on_to_the_same_bits_after_ctrl_c(cell: Cell, model: str, tmp_path: Path) -> None:
-    pipeline = tk.Pipeline(**recipe_of(cell, model))
-    whole, resumed = pipeline.run(tmp_path / "whole"), interrupted(pipeline, tmp_path / "resumed", 2)
-    assert all_losses(whole) == all_losses(resumed)
-    one, two = (dict(run.bundle.model.named_parameters()) for run in (whole, resumed))
-    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+def test_a_combination_trains_and_shows_what_else_it_is_asked(cell: Cell, materials: Materials, tmp_path: Path) -> None:
+    assert answers(cell, materials, tmp_path, ASKED[cell]).keys() == set(ASKED[cell])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +88,64 @@ def test_a_combination_goes_on_to_the_same_bits_after_ctrl_c(cell: Cell, model: 
     ],
     ids=str,
 )
-def test_a_refusal_says_which_plugins_do_not_fit_and_why(cell: Cell, reason: str, model: str) -> None:
+def test_a_refusal_says_which_plugins_do_not_fit_and_why(cell: Cell, reason: str, materials: Materials) -> None:
     assert cell in set(cells())
     with pytest.raises(PlanError, match=reason):
-        tk.Pipeline(**recipe_of(cell, model)).plan(estimate=False)
+        tk.Pipeline(**recipe_of(cell, materials)).plan(estimate=False)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "adapter"), [*((each, "lora") for each in answering("tunekit_quantize")), ("bnb", "peft")]
+)
+def test_a_module_that_is_quantised_trains_with_no_adapter_as_a_whole(
+    quantizer: str, adapter: str, materials: Materials
+) -> None:
+    """It would crash, or train nothing: most hold no weight that could."""
+    cell = Cell(quantizer, (adapter,), "adamw", "sft")
+    for module, refused in (("down_proj", True), ("layers.1.mlp", True), ("lm_head", False)):
+        recipe = recipe_of(cell, materials)
+        recipe["use"][adapter] = {**recipe["use"][adapter], "modules_to_save": [module]}
+        pipeline = tk.Pipeline(**recipe)
+        if refused:
+            with pytest.raises(PlanError, match=f"use.{adapter}.modules_to_save: {module} is quantised"):
+                pipeline.plan()
+        else:
+            assert pipeline.plan().estimate is not None
+
+
+def test_a_covering_set_has_every_pair_and_is_little_larger_than_the_largest_table() -> None:
+    every = [Cell(q, (a,), o, s) for q in (None, "q") for a in "abc" for o in "opr" for s in "stuv"]
+    every.remove(Cell(None, ("a",), "o", "s"))
+    chosen = covering(every, 2)
+    pairs = [frozenset().union(*(cell.groups(2) for cell in some)) for some in (every, chosen)]
+    assert pairs[0] == pairs[1]
+    assert 12 <= len(chosen) <= 16
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    assert PAGE.read_text() == page(Results.read()), "run `python docs/compatibility.py`"
+
+
+def test_the_results_know_every_technique_that_is_installed() -> None:
+    planned = {json.dumps(part) for *pair, _ in Results.read().pairs for part in pair}
+    missing = {json.dumps(part) for cell in cells() for (part,) in cell.groups(1)} - planned
+    assert not missing, "run `python docs/compatibility.py`"
+
+
+def test_the_page_counts_a_failure_and_claims_no_pair_that_was_not_run() -> None:
+    ran = {"one": [[None, ["lora"], "adamw", "sft"], {"trains": "yes", "gradients": f"{FAILED}: E: far"}]}
+    ran["two"] = [[None, ["lora"], "adamw", "dpo"], dict.fromkeys(QUESTIONS, "yes")]
+    parts = [[kind, part] for kind, part in enumerate((None, ["lora"], "adamw", "sft"))]
+    pairs = [[*pair, None] for pair in combinations(parts, 2)]
+    pairs += [
+        [[2, "adamw"], [3, "dpo"], None],
+        [[2, "muon"], [3, "dpo"], None],
+        [[2, "muon"], [3, "sft"], "the reason"],
+    ]
+    text = page(Results(planned=9, accepted=8, pairs=pairs, ran=ran))
+    assert "**2** of those it accepts were run" in text
+    assert "**1** of these showed all" in text
+    assert "| dpo | ● | ○ |" in text
+    assert "| sft | ✗ | a |" in text
+    assert "- **a**: the reason" in text
+    assert "- `one`, gradients: E: far" in text

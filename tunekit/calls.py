@@ -21,6 +21,14 @@ STAGE_SLOTS = ("tunekit_optimizer", "tunekit_read_data", "tunekit_attach_adapter
 """Own hooks that a stage may give to a plugin of its own."""
 
 
+class _Manager(pluggy.PluginManager):
+    """Looks for hooks among those that a plugin's class marks, and at no other attribute: there are hundreds."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """The options of a hook; None for anything else."""
+        return super().parse_hookimpl_opts(plugin, name) if implements(plugin, name) else None
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """One finished hook call; `error` is empty where it went well."""
@@ -43,7 +51,7 @@ class Calls:
         self._plugins = tuple(plugins)
         self._all = self._plugins
         self._observe = observe
-        self._manager = pluggy.PluginManager("tunekit")
+        self._manager = _Manager("tunekit")
         self._manager.add_hookspecs(HookSpecs)
         for specs in dict.fromkeys(specs for planned in plugins for specs in planned.plugin.hookspecs):
             self._manager.add_hookspecs(specs)

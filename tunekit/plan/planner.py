@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -136,10 +137,14 @@ def _stop(found: Configuration) -> None:
 
 
 def _versions(plugins: list[PlannedPlugin]) -> dict[str, str]:
-    versions = {planned.distribution: planned.version for planned in plugins}
-    for name in ("tunekit-core", *LIBRARIES):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    libraries = {name: version for name in ("tunekit-core", *LIBRARIES) if (version := _version(name)) is not None}
+    return {**{planned.distribution: planned.version for planned in plugins}, **libraries}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """What is installed under this name; asked once, since reading it takes as long as the rest of a plan."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tunekit.testing import save_tiny_model
+from tunekit_gptq.rounding import make_checkpoint, pack
 from tunekit_gptq.unpacking import awq_weight, gptq_weight, unpack
 
 
@@ -61,3 +64,28 @@ def test_an_awq_weight_has_its_columns_back_in_their_order():
     layer = SimpleNamespace(qweight=put(numbers), qzeros=put(zeros), scales=scales)
     expected = (numbers - zeros.repeat_interleave(32, 0)).half() * scales.repeat_interleave(32, 0)
     assert torch.equal(awq_weight(layer), expected)
+
+
+def test_integers_of_4_bits_are_packed_as_one_long_number():
+    numbers = draw(5, 96, bits=4)
+    assert torch.equal(pack(numbers), packed(numbers, 4))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_checkpoint_that_is_rounded_for_tests_is_half_a_step_from_the_dense_one(method, tmp_path):
+    dense = save_tiny_model(tmp_path / "dense")
+    made = load_file(make_checkpoint(dense, tmp_path / method, method) / "model.safetensors")
+    for name, weight in load_file(dense / "model.safetensors").items():
+        if "_proj" not in name:
+            assert torch.equal(made[name], weight)
+            continue
+        parts = {part: made[name.replace("weight", part)] for part in ("qweight", "qzeros", "scales")}
+        if method == "gptq":
+            zeros = pack(unpack(parts["qzeros"], 4).long() + 1)  # the layout v2, to which layers are brought
+            index = made[name.replace("weight", "g_idx")]
+            layer = SimpleNamespace(**{**parts, "qzeros": zeros}, g_idx=index, bits=4, out_features=len(weight))
+            found = gptq_weight(layer)
+        else:
+            found = awq_weight(SimpleNamespace(**parts))
+        step = parts["scales"].float().repeat_interleave(32, 0)
+        assert ((found.float().t() - weight).abs() <= 0.51 * step.t() + 2e-3 * weight.abs().max()).all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from typing import Any
 
 import pytest
 import torch
 
 import tunekit as tk
-from tunekit.errors import InterruptedRunError, TunekitError
+from tunekit.errors import InterruptedRunError, PlanError, TunekitError
 from tunekit.testing import conversations, save_tiny_model, tiny_model
 from tunekit.testing.observing import logits
 
@@ -88,6 +90,17 @@ def test_a_run_on_what_loftq_has_mended_learns_and_opens_with_the_same_numbers(m
     assert losses[-1] < losses[0]
     opened = tk.open_run(tmp_path / "run").bundle.model
     torch.testing.assert_close(logits(opened), logits(run.bundle.model), atol=1e-6, rtol=0)
+
+
+def test_loftq_is_refused_over_a_model_of_which_only_rounded_weights_are_there(model, tmp_path):
+    stored = tmp_path / "stored"
+    shutil.copytree(model, stored)
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "aqlm"}}))
+    with pytest.raises(
+        PlanError, match=r"use.loftq: mends what quantisation has lost, and .*stored is stored quantised"
+    ):
+        pipeline(str(stored), bnb={}, loftq={}).plan(estimate=False)
 
 
 def test_loftq_says_where_the_dense_weights_are_missing(model, tmp_path):

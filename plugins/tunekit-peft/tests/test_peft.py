@@ -113,6 +113,16 @@ def test_a_method_that_cannot_stand_on_quantised_weights_is_refused_there():
     with pytest.raises(PlanError, match=r"peft .* does not work with bnb .*, which provides 'quantization'"):
         plan_for(bnb(), Peft(method="loha"))
     plan_for(bnb(), Peft(method="vera"))
+    for bits, refused in ((4, False), (8, True)):
+        told = [str(each) for each in checked(bnb(bits=bits), Peft(method="c3a"))]
+        assert bool(told) == refused
+    assert told == ["use.peft: c3a does not train on 8-bit weights of bnb; set use.bnb.bits: 4, or use lora there"]
+    assert not checked(bnb(bits=8), Peft(method="vera"))
+
+
+def checked(quantizer, adapter):
+    plan = plan_for(quantizer, adapter)
+    return list(adapter.tunekit_check(plan=plan, machine=plan.machine))
 
 
 @pytest.fixture(scope="module")

@@ -219,10 +219,11 @@ class Loftq(Plugin[NoOptions]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a stage that begins with a saved adapter."""
-        from .checks import no_start
+        """Refuse a stage that begins with a saved adapter, and a model of which only rounded weights are there."""
+        from .checks import no_start, nothing_lost
 
-        return no_start("loftq", plan)
+        yield from no_start("loftq", plan)
+        yield from nothing_lost(plan)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:

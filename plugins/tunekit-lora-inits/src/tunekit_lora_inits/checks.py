@@ -7,6 +7,7 @@ from typing import Any
 
 from tunekit.errors import PlanError, Problem
 from tunekit.values import Plan
+from tunekit_transformers import stored_quantization
 
 
 def no_start(name: str, plan: Plan) -> Iterator[Problem]:
@@ -15,6 +16,14 @@ def no_start(name: str, plan: Plan) -> Iterator[Problem]:
         if stage.start is not None:
             message = f"{name} says where a fresh adapter starts, and this is a saved one"
             yield Problem(f"{stage.key}.adapter.start", message, f"leave {name} or start out")
+
+
+def nothing_lost(plan: Plan) -> Iterator[Problem]:
+    """A model that is stored quantised: what that has lost cannot be known."""
+    model = str(plan.recipe.model)
+    if stored_quantization(model) is not None:
+        message = f"mends what quantisation has lost, and {model} is stored quantised, without the weights before it"
+        yield Problem("use.loftq", message, "name the model that is not quantised, and a quantiser that rounds it")
 
 
 def even_ranks(config: Any) -> Any:

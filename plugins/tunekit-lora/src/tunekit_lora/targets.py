@@ -17,6 +17,8 @@ _SIZES = (("out_features", "in_features"), ("nf", "nx"))
 _TABLE = ("num_embeddings", "embedding_dim")
 FROZEN = "tunekit_frozen"
 """What a patch gives to modules that stay as they are whatever an adapter's targets say, such as a vision tower's."""
+QUANTIZED = "tunekit_quantized"
+"""What a quantiser's estimate gives to the layers of a skeleton that will hold no weights that train."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ def choose(model: Any, config: LoraConfig, tokenizer: Any = None) -> Chosen:
     if not (layers or parameters or tokens or problems):
         problems.append(_nothing_matches(config.targets, linear))
     problems += _unmatched("modules_to_save", config.modules_to_save, [name for name, _ in own_modules(model)])
+    problems += quantized_problems(model, config.modules_to_save, "use.lora.modules_to_save")
     problems += [_tied(name) for name in layers if name in tied_embeddings(model)]
     problems += _trained_twice(model, config)
     sizes = {**{name: known[name] for name in layers}, **parameters}
@@ -156,6 +159,15 @@ def _body(model: Any, linear: Iterable[str]) -> set[str]:
         return {name for name in linear if name.startswith(f"{prefix}.")}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return {name for name in linear if model.get_submodule(name) is not head}
+
+
+def quantized_problems(model: Any, wanted: Iterable[str], key: str) -> Iterator[Problem]:
+    """Modules that are to train whole, and whose weights a plan says are quantised: these train with adapters only."""
+    for target in wanted:
+        named = [module for name, module in own_modules(model) if is_named(name, target)]
+        if any(getattr(inner, QUANTIZED, False) for module in named for inner in module.modules()):
+            remedy = "leave it out, or have the quantiser skip it where it has that option"
+            yield Problem(key, f"{target} is quantised, and quantised weights cannot train whole", remedy)
 
 
 def is_named(name: str, target: str) -> bool:

@@ -19,6 +19,10 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
         if "quantization" in provided and "quantization.bnb" not in provided:
             what = f"{request.method} has not been seen to train on weights of {planned.name}"
             yield Problem(f"use.{request.plugin}", what, "use lora there, or bnb")
+        elif "quantization" in provided and planned.plugin.config.bits not in request.entry.quantized:
+            what = f"{request.method} does not train on {planned.plugin.config.bits}-bit weights of {planned.name}"
+            known = " or ".join(map(str, request.entry.quantized))
+            yield Problem(f"use.{request.plugin}", what, f"set use.{planned.name}.bits: {known}, or use lora there")
     for stage in plan.stages:
         if stage.start is not None and _attaches(plugin, plan, stage):
             saved = _method(stage.start)

@@ -14,7 +14,7 @@ import pydantic
 
 from tunekit.errors import PlanError, Problem, nearest
 from tunekit_lora import LoraConfig
-from tunekit_lora.targets import choose, own_modules, shorten
+from tunekit_lora.targets import choose, own_modules, quantized_problems, shorten
 
 from .methods import Request
 
@@ -70,6 +70,7 @@ def _unsaved(request: Request, model: Any, names: Iterable[str]) -> Iterator[Pro
             close = nearest(target, {name.rpartition(".")[2] for name in known})
             remedy = f"did you mean {close!r}?" if close else "name a module of the model"
             yield Problem(where, f"the model has no module named {target!r}", remedy)
+    yield from quantized_problems(model, request.modules_to_save, where)
 
 
 def option_problems(request: Request, kind: type[Any]) -> Iterator[Problem]:

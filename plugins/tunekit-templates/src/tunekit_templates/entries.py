@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -19,11 +21,14 @@ class Shelf:
     @property
     def names(self) -> tuple[str, ...]:
         """The names on offer, sorted."""
-        return tuple(sorted(metadata.entry_points(group=self.group).names))
+        return tuple(sorted(self._points().names))
+
+    def _points(self) -> metadata.EntryPoints:
+        return _read(self.group, tuple(sys.path))
 
     def problems(self, name: str, where: str) -> list[Problem]:
         """What keeps this name from being loaded, as far as metadata tells; `where` is the recipe key of the option."""
-        found = metadata.entry_points(group=self.group, name=name)
+        found = self._points().select(name=name)
         if not found:
             close = nearest(name, self.names)
             suggestion = f"did you mean {close!r}? " if close else ""
@@ -37,7 +42,7 @@ class Shelf:
 
     def origin(self, name: str) -> str:
         """The distribution that offers the one thing of this name, and its version."""
-        (point,) = metadata.entry_points(group=self.group, name=name)
+        (point,) = self._points().select(name=name)
         return _distribution(point)
 
     def load(self, name: str) -> Any:
@@ -45,13 +50,19 @@ class Shelf:
 
         Raises TunekitError, with its cause chained, where importing it fails.
         """
-        (point,) = metadata.entry_points(group=self.group, name=name)
+        (point,) = self._points().select(name=name)
         try:
             return point.load()
         except Exception as cause:
             what = f"the {self.kind} {name!r} ({_distribution(point)}) cannot be imported"
             remedy = "reinstall that distribution, or name another"
             raise TunekitError(f"{what}: {type(cause).__name__}: {cause}", remedy) from cause
+
+
+@lru_cache
+def _read(group: str, path: tuple[str, ...]) -> metadata.EntryPoints:
+    """The entry points of a group, read once for each `path`: it takes longer than all the rest of a plan."""
+    return metadata.entry_points(group=group)
 
 
 def _distribution(point: metadata.EntryPoint) -> str:

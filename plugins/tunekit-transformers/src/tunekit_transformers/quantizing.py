@@ -12,6 +12,8 @@ from tunekit.values import BYTES, Estimate
 
 HEADS = ("lm_head", "embed_out")
 """Names of output heads: transformers keeps the head by itself only where no other layer is named."""
+QUANTIZED = "tunekit_quantized"
+"""What an estimate gives to the layers of a skeleton that will be quantised: adapters must not train them whole."""
 
 
 LARGEST_GROUP = 128
@@ -77,6 +79,7 @@ def stored_estimate(
     kept = sum(stored(*layer.weight.shape) for layer in layers.values())
     for layer in layers.values():
         layer.weight.requires_grad_(False)
+        setattr(layer, QUANTIZED, True)
     trainable = sum(parameter.numel() for parameter in estimate.skeleton.parameters() if parameter.requires_grad)
     weights = estimate.memory.get("weights", 0) - dense + kept
     return replace(estimate, trainable=trainable, memory=estimate.with_memory(weights=weights))

@@ -54,13 +54,13 @@ def _awq(weight: Tensor, group: int) -> dict[str, Tensor]:
     """Packed along the outputs, those of a word in an order of its own."""
     numbers, zeros, scales = _rounded(weight, group)
     places = list(torch.tensor(AWQ_ORDER).argsort())
-    mixed = [each.unflatten(1, (-1, PER_WORD))[..., places].flatten(1) for each in (numbers, zeros)]
+    mixed = [each.reshape(len(each), -1, PER_WORD)[..., places].flatten(1) for each in (numbers, zeros)]
     return {"qweight": pack(mixed[0]), "qzeros": pack(mixed[1]), "scales": scales}
 
 
 def _rounded(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
     """Integers [in out], zeros and scales [groups out] of a weight [out in]: w = scale (q - zero)."""
-    parts = weight.float().t().unflatten(0, (-1, group))  # [groups group out]
+    parts = weight.float().t().reshape(-1, group, len(weight))  # [groups group out]
     low, high = parts.amin(dim=1), parts.amax(dim=1)
     top = 2**BITS - 1
     scales = ((high - low) / top).clamp(min=1e-8).half().float()
@@ -71,5 +71,5 @@ def _rounded(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def pack(numbers: Tensor) -> Tensor:
     """Integers of 4 bits end to end along the last axis: int64 [..., n] to int32 [..., n / 8]."""
-    words = (numbers.unflatten(-1, (-1, PER_WORD)) << torch.arange(0, BITS * PER_WORD, BITS)).sum(-1)
+    words = (numbers.reshape(*numbers.shape[:-1], -1, PER_WORD) << torch.arange(0, BITS * PER_WORD, BITS)).sum(-1)
     return torch.where(words >= 2**31, words - 2**32, words).int()

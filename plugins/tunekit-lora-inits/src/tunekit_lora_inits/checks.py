@@ -20,9 +20,10 @@ def no_start(name: str, plan: Plan) -> Iterator[Problem]:
 
 def nothing_lost(plan: Plan) -> Iterator[Problem]:
     """A model that is stored quantised: what that has lost cannot be known."""
-    model = str(plan.recipe.model)
-    if stored_quantization(model) is not None:
-        message = f"mends what quantisation has lost, and {model} is stored quantised, without the weights before it"
+    if stored_quantization(plan.load_request) is not None:
+        message = (
+            f"mends what quantisation has lost, and {plan.recipe.model} is stored quantised: it has none before it"
+        )
         yield Problem("use.loftq", message, "name the model that is not quantised, and a quantiser that rounds it")
 
 

@@ -35,7 +35,8 @@ def start_loftq_(model: Any, bundle: ModelBundle) -> Any:
         dense = checkpoint.weight(f"{place.removeprefix('base_model.model.')}.weight", stored)
         down, up = factors_of(model, layer)
         start = best_factors(dense - stored, layer.r[name], layer.scaling[name])
-        down.data, up.data = (new.to(old.device, old.dtype) for new, old in zip(start, (down, up), strict=True))
+        for old, new in zip((down, up), start, strict=True):
+            old.data = new.to(old.device, old.dtype).contiguous()
     return model
 
 

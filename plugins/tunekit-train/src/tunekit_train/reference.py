@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ReferenceMode = Literal["auto", "switch_off", "copied", "cached"]
 STATE = "reference.json"
+CONTIGUOUS = torch.contiguous_format
 EXACT = 1e-6
 """The largest difference of a log-probability with and without a fresh adapter. It adds zeros, so none is expected."""
 
@@ -95,8 +96,9 @@ class Copied(LiveReference):
 
     @classmethod
     def of(cls, model: Any, reason: str) -> Copied:
-        """Copy what trains as it is now."""
-        return cls(reason, {name: each.detach().clone() for name, each in _weights_that_train(model)})
+        """Copy what trains as it is now, laid out as a file gives it back: products round by how it lies in memory."""
+        copied = ((name, each.detach().clone(memory_format=CONTIGUOUS)) for name, each in _weights_that_train(model))
+        return cls(reason, dict(copied))
 
     @contextmanager
     def acting(self, model: Any) -> Iterator[None]:

@@ -19,6 +19,23 @@ OWN, REFERENCE = "default", "ref"
 
 
 @contextmanager
+def head_with_bias(model: Any) -> Iterator[None]:
+    """Let a head of which single rows train show its bias, which TRL asks every head for.
+
+    PEFT's wrapper shows the weight, those rows in it, and has no bias of its own. None has to be shown as well.
+    """
+    rows = getattr(model.get_output_embeddings(), "token_adapter", None)
+    if rows is None or hasattr(rows, "bias"):
+        yield
+        return
+    object.__setattr__(rows, "bias", getattr(rows.base_layer, "bias", None))
+    try:
+        yield
+    finally:
+        object.__delattr__(rows, "bias")
+
+
+@contextmanager
 def deprecations() -> Iterator[None]:
     """Say nothing of an option that transformers has renamed: TRL sets it, and PEFT reads it."""
     with warnings.catch_warnings():

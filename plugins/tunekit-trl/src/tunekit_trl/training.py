@@ -30,7 +30,7 @@ from .options import GrpoConfig
 from .results import closing_metrics, pictures
 from .rewards import Rewards
 from .session import Session
-from .surroundings import deprecations, kept, lent, reference
+from .surroundings import deprecations, head_with_bias, kept, lent, reference
 from .tokenizer import Known
 
 
@@ -56,6 +56,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
         stack.enter_context(deprecations())
         stack.enter_context(deterministic(plugin.config.compute.deterministic))
         stack.enter_context(lent(bundle.model))
+        stack.enter_context(head_with_bias(bundle.model))
         copied = stack.enter_context(reference(bundle, plugin.config.beta, context.folder / "reference"))
         trainer = _trainer(session, stop, resumed is not None)
         with stop.listening(), _ctrl_c(session):

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from combination_checks import FAILED
+from combination_checks import FAILED, QUESTIONS
 from combination_helpers import USUAL, Cell
 
 from tunekit.errors import PlanError, Problem
@@ -50,9 +50,9 @@ class Results:
         self.ran = {**self.ran, **known, str(cell): [list(astuple(cell)), dict(answers)]}
 
     def shown(self, cell: Cell) -> bool:
-        """Whether it was run, and nothing failed."""
-        found = self.ran.get(str(cell))
-        return found is not None and not any(answer.startswith(FAILED) for answer in found[1].values())
+        """Whether it was run and asked everything, and nothing failed."""
+        answers = self.ran.get(str(cell), [[], {}])[1]
+        return set(QUESTIONS) <= answers.keys() and not any(each.startswith(FAILED) for each in answers.values())
 
     def plan(self, refusals: Mapping[Cell, PlanError | None]) -> Sequence[Cell]:
         """Take up what the planner says, forget what was run of what it no longer accepts, and return what it does."""

@@ -16,6 +16,7 @@ import torch
 
 from tunekit.errors import DataError, InterruptedRunError, PlanError
 from tunekit_train import Batch, Item, Need, Objective, Provided, ReferenceLogProbs, Sum, Sums, TokenLogProbs
+from tunekit_train.reference import Copied, live_as_before
 from tunekit_train.reference_file import ReferenceFile
 from tunekit_train.testing import BF16, bundle, context, random_items, tiny_llama, with_lora
 
@@ -377,3 +378,19 @@ def test_a_stream_switches_its_adapter_off_or_copies_it(tmp_path: Path) -> None:
         streamed(tmp_path, tiny_llama())
     with pytest.raises(PlanError, match="and cached was asked for; stream nothing"):
         streamed(tmp_path, fresh_lora(), "cached")
+
+
+def test_a_copy_lies_in_memory_as_a_checkpoint_gives_it_back(tmp_path: Path) -> None:
+    """Products round by it: a resumed stage would not reach the same bits."""
+    model = with_lora(tiny_llama())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.t().contiguous().t()
+    copied = Copied.of(model, "asked for")
+    copied.save(tmp_path)
+    again = live_as_before(tmp_path)
+    assert isinstance(again, Copied)
+    assert copied.start
+    for name, start in copied.start.items():
+        assert torch.equal(start, again.start[name])
+        assert start.stride() == again.start[name].stride()

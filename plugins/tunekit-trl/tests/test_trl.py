@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
 import tunekit as tk
 from tunekit.errors import DataError, InterruptedRunError, TunekitError
 from tunekit.hooks import hookimpl
-from tunekit.testing import conversations, save_tiny_model
+from tunekit.testing import conversations, save_tiny_model, tiny_model
 from tunekit_lora import Lora
+from tunekit_lora.wrapping import peft_reading_old_names
 from tunekit_trl import Grpo, Rloo
 
 QUICK: dict[str, Any] = {
@@ -159,3 +161,19 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
     session.__dict__["parallel"] = SimpleNamespace(count=2)
     with pytest.raises(PlanError, match=r"stages\.0\.grpo: is trained by TRL in one process, and 2 were asked for"):
         session.refuse()
+
+
+def test_a_head_of_which_rows_train_shows_its_bias_to_trl() -> None:
+    """PEFT's wrapper shows the weight with those rows in it, and no bias."""
+    from tunekit_trl.surroundings import head_with_bias
+
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"lm_head": [5]})
+    with peft_reading_old_names():
+        model = peft.get_peft_model(tiny_model(), settings)
+    head = model.get_output_embeddings()
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="bias"):
+            assert head.bias
+        with head_with_bias(model):
+            assert head.bias is None
+            assert head.weight.requires_grad

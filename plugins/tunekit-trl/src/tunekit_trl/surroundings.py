@@ -24,15 +24,15 @@ def head_with_bias(model: Any) -> Iterator[None]:
 
     PEFT's wrapper shows the weight, those rows in it, and has no bias of its own. None has to be shown as well.
     """
-    rows = getattr(model.get_output_embeddings(), "token_adapter", None)
-    if rows is None or hasattr(rows, "bias"):
+    head = model.get_output_embeddings()
+    if not hasattr(head, "token_adapter") or hasattr(head, "bias"):
         yield
         return
-    object.__setattr__(rows, "bias", getattr(rows.base_layer, "bias", None))
+    object.__setattr__(head, "bias", getattr(head.original_module, "bias", None))
     try:
         yield
     finally:
-        object.__delattr__(rows, "bias")
+        object.__delattr__(head, "bias")
 
 
 @contextmanager

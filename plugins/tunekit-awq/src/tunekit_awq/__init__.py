@@ -68,6 +68,12 @@ class Awq(Packed[AwqConfig]):
         """In gptqmodel's words."""
         return {"method": "awq", "format": "gemm", "bits": 4, "group_size": self.config.group_size, "sym": False}
 
+    def calibration(self, rows: list[list[int]]) -> list[list[int]]:
+        """Blocks of one length: of rows that differ in length, gptqmodel looks at the last alone."""
+        from tunekit_gptq.calibrating import end_to_end
+
+        return end_to_end(rows, self.config.sample_tokens)
+
 
 class AwqExport(PackedExport[AwqExportConfig]):
     """One model in AWQ's format, the adapter added into its weights before they were rounded."""

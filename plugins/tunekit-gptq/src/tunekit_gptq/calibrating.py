@@ -34,6 +34,13 @@ def choose_rows(data: Prepared, count: int, length: int) -> list[list[int]]:
     return chosen
 
 
+def end_to_end(rows: list[list[int]], length: int) -> list[list[int]]:
+    """The same tokens in blocks of `length`, without what is left behind the last; in one block if they are fewer."""
+    tokens = [token for row in rows for token in row]
+    length = min(length, len(tokens))
+    return [tokens[start : start + length] for start in range(0, len(tokens) - length + 1, length)]
+
+
 def fingerprint(model: Any) -> str:
     """A hash of a dense model: names, shapes, dtypes, some numbers of each tensor, and the sum of all their bits.
 

@@ -25,7 +25,7 @@ from .calibrating import choose_rows, fingerprint
 from .packed import Packed
 from .stored import legacy
 
-FORMAT = 1
+FORMAT = 2
 """Part of every key: raise it when what is written changes."""
 WHOLE = "tunekit-copy.json"
 REMEMBERED = "quantized.json"

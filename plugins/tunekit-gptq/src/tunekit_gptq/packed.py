@@ -102,7 +102,11 @@ class Packed(Plugin[Config]):
 
         dtype = str(dense.dtype).removeprefix("torch.")
         dtype = dtype if dtype in self.dtypes else self.dtypes[0]
-        return Job("", str(target), self.settings(), self.backend, rows, device, dtype)
+        return Job("", str(target), self.settings(), self.backend, self.calibration(rows), device, dtype)
+
+    def calibration(self, rows: list[list[int]]) -> list[list[int]]:
+        """What gptqmodel is given of the chosen rows."""
+        return rows
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

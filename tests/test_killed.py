@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import tunekit as tk
+from tunekit.cli.app import run as program
 from tunekit.testing import save_tiny_model
 from tunekit.values import MEASURED
 
@@ -24,12 +26,24 @@ def watch(event):
     if [event.kind, event.step] == given["die"]:
         os.kill(os.getpid(), signal.SIGKILL)
 
-rows = [{"messages": [{"role": "user", "content": f"What is {n} and {n}?"},
-                      {"role": "assistant", "content": f"It is {n + n}, plainly."}]} for n in range(26)]
-stage = {"epochs": 2, "learning_rate": 5e-3, "batch": {"rows": 2, "accumulation": 2}, "checkpoint": {"every": 3},
-         "evaluate": {"share": 0.2, "every": 4}}
-tk.Pipeline(given["model"], rows, given["use"], [{"sft": stage}], seed=7).run(given["folder"], watchers=[watch])
+tk.Pipeline(**given["pipeline"]).run(given["folder"], watchers=[watch])
 """
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is {number} and {number}?"},
+            {"role": "assistant", "content": f"It is {number + number}, plainly."},
+        ]
+    }
+    for number in range(26)
+]
+STAGE = {
+    "epochs": 2,
+    "learning_rate": 5e-3,
+    "batch": {"rows": 2, "accumulation": 2},
+    "checkpoint": {"every": 3},
+    "evaluate": {"share": 0.2, "every": 4},
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"lora": {"rank": 4, "dropout": 0.1}, "neftune": {}},
     "galore": {"galore": {"rank": 8, "update_interval": 4}, "precision": {"compute": "fp32"}},
@@ -42,19 +56,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("killed") / "model"))
 
 
-def run(folder: Path, model: str, use: str, die: list[Any] | None = None) -> int:
-    given = json.dumps({"folder": str(folder), "model": model, "use": RECIPES[use], "die": die})
-    return subprocess.run([sys.executable, "-c", CHILD, given], capture_output=True, check=False).returncode
-
-
 @pytest.mark.parametrize("use", sorted(RECIPES))
 def test_a_killed_run_is_resumed_to_the_same_bits(use: str, model: str, tmp_path: Path) -> None:
-    assert run(tmp_path / "whole", model, use) == 0
+    pipeline = {"model": model, "data": ROWS, "use": RECIPES[use], "stages": [{"sft": STAGE}], "seed": 7}
+    tk.Pipeline(**pipeline).run(tmp_path / "whole")
     for number, point in enumerate(POINTS[use]):
         folder = tmp_path / f"killed-{number}"
-        assert run(folder, model, use, point) == -signal.SIGKILL
+        given = json.dumps({"pipeline": pipeline, "folder": str(folder), "die": point})
+        child = subprocess.run([sys.executable, "-c", CHILD, given], capture_output=True, check=False)
+        assert child.returncode == -signal.SIGKILL
         assert json.loads((folder / "run.json").read_text())["status"] == "running"
-        subprocess.run([sys.executable, "-m", "tunekit", "resume", str(folder)], check=True, capture_output=True)
+        assert program(["resume", str(folder), "--json"]) == 0
         assert json.loads((folder / "run.json").read_text())["status"] == "finished"
         assert numbers(folder) == numbers(tmp_path / "whole"), point
         assert files(folder) == files(tmp_path / "whole"), point

@@ -303,3 +303,25 @@ def test_a_sequence_that_is_not_in_the_file_is_said_with_its_row(tmp_path: Path)
     assert HiddenFile.find(tmp_path / "kept", "another") is None
     with pytest.raises(DataError, match=r"rows.json, row 2: was not there when the frozen layers were computed"):
         made.read(other)
+
+
+def test_what_is_kept_is_not_found_again_once_a_weight_that_is_stored_in_few_bits_is_another() -> None:
+    """Such a weight is no parameter, but buffers; frequencies of positions, which are not saved, are no weight."""
+    from tunekit_train import hidden_file, reference_file
+
+    model = tiny_llama().requires_grad_(False)
+    words = torch.arange(64, dtype=torch.int32)
+    model.model.layers[0].mlp.register_buffer("qweight", words.clone())
+    sequences = [item.sequences[0] for item in random_items(2)]
+
+    def digests() -> list[str]:
+        hidden = hidden_file.fingerprint_of(model, 1, "float32", sequences)
+        return [hidden, reference_file.fingerprint_of(model, sequences)]
+
+    before = digests()
+    model.model.rotary_emb.inv_freq.mul_(2)
+    assert digests() == before
+    model.model.layers[0].mlp.qweight[5] += 1
+    assert all(now != then for now, then in zip(digests(), before, strict=True))
+    model.model.layers[0].mlp.qweight.copy_(words)
+    assert digests() == before

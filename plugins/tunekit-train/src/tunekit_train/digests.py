@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,13 @@ from tunekit.tensors import plain_tensors
 
 SAMPLE = 4096
 """Numbers of a frozen weight that are looked at."""
+
+
+def weights_of(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a model, and the buffers that are saved with it: layers of few bits hold their weight there."""
+    yield from model.named_parameters()
+    saved = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
 
 def add_weight(digest: Any, name: str, parameter: Tensor, whole: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
-from .digests import add_weight
+from .digests import add_weight, weights_of
 from .items import Indices
 from .reference_file import KEY, MANIFEST, flush, manifest_of
 
@@ -107,7 +107,7 @@ def fingerprint_of(model: Any, count: int, autocast: str, sequences: Iterable[To
     digest = hashlib.sha256(f"{count} {autocast}".encode())
     for sequence in sequences:
         digest.update(key_of(sequence))
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights_of(model):
         if not parameter.requires_grad:
             add_weight(digest, name, parameter, whole=False)
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tunekit.errors import DataError, Problem
 from tunekit.values import TokenSequence
 
-from .digests import add_weight
+from .digests import add_weight, weights_of
 from .heads import is_head
 
 VERSION = 1
@@ -136,7 +136,7 @@ def fingerprint_of(model: Any, sequences: Iterable[TokenSequence]) -> str:
     digest = hashlib.sha256()
     for key in keys_of(sequences):
         digest.update(key)
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights_of(model):
         if is_head(name) or any(f"{other}." in name or name.endswith(other) for other in others):
             continue
         add_weight(digest, name, parameter, whole=parameter.requires_grad)

@@ -56,6 +56,21 @@ def test_the_head_of_a_reward_model_is_held_by_none(tiny):
         assert "reward trains a reward model, whose head these files cannot hold; export the adapter" in message
 
 
+def test_a_reward_model_that_was_trained_whole_is_where_the_run_has_left_it(tiny, tmp_path):
+    """Neither an adapter nor merged weights hold it, and each says so rather than name the other."""
+    stage = {"reward": {"epochs": 1, "batch": {"rows": 1}}}
+    use = {"precision": {"compute": "fp32"}, "full": {}}
+    export = [{"merged": {}}, {"adapter": {}}]
+    pipeline = tk.Pipeline(model=str(tiny), data=PAIRS, use=use, stages=[stage], export=export)
+    with pytest.raises(PlanError) as raised:
+        pipeline.plan(False)
+    for problem in raised.value.problems:
+        assert "take the folder `model` of the run, which has the head beside it" in str(problem)
+    assert len(raised.value.problems) == 2
+    pipeline = tk.Pipeline(model=str(tiny), data=PAIRS, use=use, stages=[stage])
+    assert (pipeline.run(tmp_path / "run").record.artefact("model") / "value_head.safetensors").is_file()
+
+
 def test_there_is_an_original_of_weights_only_that_the_run_has_quantised(tiny, tmp_path):
     original = {"base": "original"}
     stored = shutil.copytree(tiny, tmp_path / "stored")

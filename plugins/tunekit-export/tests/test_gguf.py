@@ -58,7 +58,8 @@ def test_transformers_reads_what_was_trained(run, exported):
 
 @shows("quantization")
 @pytest.mark.parametrize(
-    ("kind", "bits"), [("f32", 32), ("bf16", 16), ("f16", 16), ("q8_0", 8.5), ("q5_1", 6), ("q5_0", 5.5), ("q4_1", 5)]
+    ("kind", "bits"),
+    [("f32", 32), ("bf16", 16), ("f16", 16), ("q8_0", 8.5), ("q5_1", 6), ("q5_0", 5.5), ("q4_1", 5), ("q4_0", 4.5)],
 )
 def test_a_file_takes_the_bits_that_were_asked_for(kind, bits, tmp_path):
     model = random_model("llama", tie_word_embeddings=False)

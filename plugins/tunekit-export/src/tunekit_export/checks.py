@@ -10,7 +10,7 @@ from typing import Any
 
 from tunekit.errors import Problem
 from tunekit.values import Plan
-from tunekit_transformers.dense_exports import dense_problems, key_of
+from tunekit_transformers.dense_exports import WHOLE, dense_problems, key_of, valuing_stage
 
 from .architectures import obstacles
 
@@ -20,7 +20,8 @@ ADAPTER = "adapter"
 def adapter_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     """Those of the adapter alone."""
     if not plan.provides(ADAPTER):
-        yield Problem(key_of(plugin, plan), "the run trains no adapter", "export the model: `merged: {}`")
+        instead = "export the model: `merged: {}`" if valuing_stage(plugin, plan) is None else WHOLE
+        yield Problem(key_of(plugin, plan), "the run trains no adapter", instead)
 
 
 def gguf_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:

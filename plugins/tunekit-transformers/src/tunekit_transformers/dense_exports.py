@@ -14,6 +14,10 @@ from .sources import has_weights_of_old
 from .stored import stored_quantization
 
 
+WHOLE = "take the folder `model` of the run, which has the head beside it (value_head.safetensors)"
+"""What to do with a reward model that was trained as a whole."""
+
+
 def key_of(plugin: Any, plan: Plan) -> str:
     """Where the recipe names this export."""
     found = _planned(plugin, plan)
@@ -28,15 +32,22 @@ def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Pr
     key = key_of(plugin, plan)
     if plugin.config.base == "original":
         yield from _no_original(plan, f"{key}.base")
-    planned = _planned(plugin, plan)
-    adapter = planned.adapter if planned is not None and planned.adapter is not None else plan.final_adapter
-    trained = [stage for stage in plan.stages if stage.adapter == adapter]
-    if trained and implements(trained[-1].plugin.plugin, "tunekit_score"):
-        what = f"{trained[-1].name} trains a reward model, whose head these files cannot hold"
-        yield Problem(key, what, "export the adapter, which has the head beside it: `adapter: {}`")
+    valuing = valuing_stage(plugin, plan)
+    if valuing is not None:
+        what = f"{valuing} trains a reward model, whose head these files cannot hold"
+        beside = "export the adapter, which has the head beside it: `adapter: {}`"
+        yield Problem(key, what, beside if plan.provides("adapter") else WHOLE)
     if not images and plan.provides("model.vision"):
         what = f"{plan.recipe.model} reads images, and these files hold text models alone"
         yield Problem(key, what, "export it merged: `merged: {}`")
+
+
+def valuing_stage(plugin: Any, plan: Plan) -> str | None:
+    """The stage that has made a reward model of what is exported; None where it is a model that writes."""
+    planned = _planned(plugin, plan)
+    adapter = planned.adapter if planned is not None and planned.adapter is not None else plan.final_adapter
+    trained = [stage for stage in plan.stages if stage.adapter == adapter]
+    return trained[-1].name if trained and implements(trained[-1].plugin.plugin, "tunekit_score") else None
 
 
 def _planned(plugin: Any, plan: Plan) -> ExportPlan | None:

@@ -13,7 +13,6 @@ from tunekit.values import ExportPlan, Plan
 from .sources import has_weights_of_old
 from .stored import stored_quantization
 
-
 WHOLE = "take the folder `model` of the run, which has the head beside it (value_head.safetensors)"
 """What to do with a reward model that was trained as a whole."""
 

@@ -28,6 +28,8 @@ TESTING = [
     "badam",
     "adam-mini",
     "tensorboard",
+    "wandb",
+    "mlflow-skinny",
     "zstandard",
 ]
 QUIET = {

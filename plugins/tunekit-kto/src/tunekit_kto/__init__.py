@@ -1,4 +1,4 @@
-"""KlAnchored-Tversky optimisation: learning from single answers that are called good or bad."""
+"""Kahneman-Tversky optimisation: learning from single answers that are called good or bad."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class KtoConfig(ConversationConfig):
 
 
 class Kto(Stage[KtoConfig]):
-    """KlAnchored-Tversky optimisation on answers called good or bad, against the policy at the start of the stage."""
+    """Kahneman-Tversky optimisation on answers called good or bad, against the policy at the start of the stage."""
 
     kinds: ClassVar[frozenset[Kind]] = frozenset({"labelled"})
     provides = frozenset({"stage.kto"})

@@ -36,6 +36,7 @@ from .sources import Sources
 from .streaming import StreamedItems
 from .surroundings import cast_trainable_, same_trained
 from .tally import Tally
+from .tracking import tracking
 from .trainer import EngineTrainer
 from .watchers import GradientGuard, Interrupt, Rhythm, Saver, StepClock, Teller, Verifier
 
@@ -76,7 +77,7 @@ def train(
         if resumed is not None:
             _take_up_(trainer, resumed)
             trainer.add_callback(PromptRestorer(bundle.model, resumed))
-        with closing(trainer), stop.listening(), _ctrl_c(job):
+        with closing(trainer), stop.listening(), _ctrl_c(job), tracking(config.log.trackers, context.key):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if stop.asked and trainer.state.global_step < job.total_steps:
         raise job.interrupted()
@@ -215,7 +216,7 @@ def _arguments(job: Job, resumed: bool) -> TrainingArguments:
         metric_for_best_model=config.evaluate.metric,
         greater_is_better=bool(config.evaluate.higher_is_better),
         report_to=list(config.log.trackers) or "none",
-        run_name=f"{job.context.folder.parent.name}-{job.context.name}",
+        run_name=f"{job.context.folder.parent.name}-{job.context.folder.name}",
         seed=job.context.seed,
         use_cpu=job.bundle.precision.device == "cpu",
         fp16=job.needs_scaler,

@@ -68,7 +68,7 @@ def _surroundings(session: Session, resumed: bool) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "restore_callback_states_from_checkpoint": True,
         "eval_on_start": config.evaluate.at_start and not resumed,
-        "run_name": f"{session.context.folder.parent.name}-{session.context.name}",
+        "run_name": f"{session.context.folder.parent.name}-{session.context.folder.name}",
         "disable_tqdm": True,
         "report_to": list(config.log.trackers) or "none",
         "seed": session.context.seed,

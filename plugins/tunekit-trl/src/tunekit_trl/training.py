@@ -22,6 +22,7 @@ from tunekit_train.memory import PeakMemory
 from tunekit_train.prompts import Prompts
 from tunekit_train.results import COMPARED, save_model
 from tunekit_train.surroundings import cast_trainable_
+from tunekit_train.tracking import tracking
 from tunekit_train.watchers import GradientGuard, Interrupt, Saver
 
 from .arguments import make_arguments
@@ -59,7 +60,7 @@ def train(plugin: Any, data: Prepared, bundle: ModelBundle, context: StageContex
         stack.enter_context(head_with_bias(bundle.model))
         copied = stack.enter_context(reference(bundle, plugin.config.beta, context.folder / "reference"))
         trainer = _trainer(session, stop, resumed is not None)
-        with stop.listening(), _ctrl_c(session):
+        with stop.listening(), _ctrl_c(session), tracking(plugin.config.log.trackers, context.key):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     if trainer.state.global_step < session.total_steps:
         raise session.interrupted()

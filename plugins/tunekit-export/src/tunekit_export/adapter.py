@@ -30,7 +30,8 @@ def export_adapter(bundle: ModelBundle, request: ExportRequest, context: Context
     config.write_text(json.dumps(named, indent=2), encoding="utf-8")
     write_rows(bundle, request, context)
     reading = reading_of(bundle, request, context)
-    reader = f"{_with_version('peft')} and {_with_version('transformers')}, by the code above"
+    how = "on the base as tunekit rounds it" if reading.says else "by the code above"
+    reader = f"{_with_version('peft')} and {_with_version('transformers')}, {how}"
     found = verify(bundle, request, lambda: _read(reading, bundle, request), reader)
     facts = {"method": described.get("peft_type"), "rank": described.get("r")}
     parts = [f"## Use\n\n```python\n{reading.code()}\n```", reading.says, head_usage(request.folder)]
@@ -38,6 +39,10 @@ def export_adapter(bundle: ModelBundle, request: ExportRequest, context: Context
 
 
 def _read(reading: Reading, bundle: ModelBundle, request: ExportRequest) -> Any:
+    if reading.says:  # weights that nobody else has: what the code reads it on is another base, and the card says so
+        import peft
+
+        return peft.PeftModel.from_pretrained(request.base().model, str(request.folder)).eval()
     model = reading.run(request.folder)
     return model if bundle.quantization is not None else model.to(bundle.precision.device)
 

@@ -192,7 +192,8 @@ def _quantization(bundle: ModelBundle, request: ExportRequest, stored: bool) -> 
         return "", ""
     return "", (
         f"It was trained on weights of the base that tunekit had rounded ({quantization.method}), which transformers "
-        "does not do while it loads. The code reads it on the base as it is, and so it was compared."
+        "does not do while it loads, and was compared on these. The code reads it on the base as it is: on other "
+        "weights, by that rounding."
     )
 
 

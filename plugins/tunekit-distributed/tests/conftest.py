@@ -1,20 +1,44 @@
-"""A script started in several processes, and what it found."""
+"""A script started in two processes, once for each way, and what it found."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tunekit_distributed.crew import _free_port
 
+CHILD = Path(__file__).with_name("distributed_child.py")
+
 
 @pytest.fixture(scope="session")
-def trained():
-    return in_processes
+def ran(tmp_path_factory):
+    """What two processes have found that train in a way, and where: all they do is done in one start."""
+    kept = {}
+
+    def of(way):
+        if way == "zero3":
+            pytest.importorskip("deepspeed")
+        if way not in kept:
+            kept[way] = in_processes(CHILD, way, tmp_path_factory.mktemp(way), 2)
+        return kept[way]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def child():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("distributed_child", CHILD)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["distributed_child"] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def in_processes(script, way, folder, count):
@@ -22,7 +46,7 @@ def in_processes(script, way, folder, count):
     port = str(_free_port())
     crew = []
     for rank in range(count):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} if count > 1 else {}
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         quiet = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         with (folder / f"output-{rank}.txt").open("wb") as told:
             crew.append(

@@ -1,30 +1,29 @@
-"""What each of two processes does to show the options of a way acting: `python options_child.py WAY FOLDER`."""
+"""What each of two processes does to show the options of a way acting, and a way that is not what was asked for."""
 
 from __future__ import annotations
 
 import gc
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from tunekit.errors import TunekitError
 from tunekit.values import Event, Launch
 from tunekit_distributed import Ddp, Distributed, Fsdp, Zero
 from tunekit_train import Batch, Provided, Sums, TrainConfig, train
 from tunekit_train.parallel import Parallel
-from tunekit_train.testing import CrossEntropy, bundle, context, family_model, random_items, tiny_llama
+from tunekit_train.testing import VOCABULARY, CrossEntropy, bundle, context, family_model, random_items, tiny_llama
 
 WAYS: dict[str, dict[str, Distributed[Any]]] = {
     "ddp": {"strict": Ddp(), "find_unused": Ddp(find_unused=True)},
-    "fsdp": {"plain": Fsdp(), "kept": Fsdp(reshard=False), "wrapped": Fsdp(wrap=("LlamaMLP",))},
-    "zero": {f"stage {stage}": Zero(stage=stage) for stage in (1, 2)}
+    "fsdp2": {"plain": Fsdp(), "kept": Fsdp(reshard=False), "wrapped": Fsdp(wrap=("LlamaMLP",))},
+    "zero3": {f"stage {stage}": Zero(stage=stage) for stage in (1, 2)}
     | {"stage 3": Zero(stage=3, keep_whole=0), "mixture": Zero(stage=3, keep_whole=0)},
 }
 MODELS: dict[str, Callable[[], Any]] = {"mixture": lambda: family_model("mixtral")}
@@ -49,7 +48,7 @@ class Looking(CrossEntropy):
 
 def optimizers() -> list[torch.optim.Optimizer]:
     """Those alive in this process."""
-    return [each for each in gc.get_objects() if isinstance(each, torch.optim.Optimizer)]
+    return [each for each in gc.get_objects() if issubclass(type(each), torch.optim.Optimizer)]  # proxies may be dead
 
 
 def held(event: Event, earlier: list[torch.optim.Optimizer]) -> Iterator[int]:
@@ -71,36 +70,56 @@ def look(folder: Path, parallel: Parallel, model: Any, unused: bool) -> dict[str
     objective.model, objective.seen = model, seen
 
     def hear(event: Event) -> None:
+        seen["states"] = max(seen["states"], sum(held(event, earlier)))
         if event.kind == "step":
             seen["losses"].append(event.metrics["loss"])
-        seen["states"] = max(seen["states"], sum(held(event, earlier)))
 
     folder.mkdir(parents=True, exist_ok=True)
     surroundings = replace(context(folder), emit=hear, processes=parallel)
+    chunks = "never" if parallel.obstacle("chunked_head") else "always"
+    config = TrainConfig(**OPTIONS, compute={"chunked_head": chunks})
     try:
-        result = train(objective, random_items(16), bundle(model), TrainConfig(**OPTIONS), surroundings)
+        with patch("tunekit_train.chunked.CHUNK_LOGITS", 3 * VOCABULARY):
+            result = train(objective, random_items(16), bundle(model), config, surroundings)
     except RuntimeError as error:
         return {"error": str(error)}
-    return {**seen, "parallel": result.facts["parallel"], "steps": result.facts["steps"]}
+    return {**seen, **{name: result.facts[name] for name in ("parallel", "steps", "chunked_head")}}
 
 
-def main() -> None:
-    way, folder = sys.argv[1], Path(sys.argv[2])
-    torch.set_num_threads(1)
-    launch = Launch(folder, (), lambda: None, lambda: None, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    # Before the first of them trains: what ZeRO-3 leaves behind has transformers make a new model in parts.
-    models = {name: MODELS.get(name, tiny_llama)() for name in WAYS[way]}
-    found, first = {}, None
+def mistaken(folder: Path, parallel: Parallel) -> str:
+    """What is said where accelerate and DeepSpeed know nothing of this way, and prepare the model as they like."""
+
+    def leave(*_: Any) -> dict[str, Any]:
+        return {}
+
+    def as_it_is(accelerator: Any) -> None:
+        accelerator.prepare_model = lambda model, **_: model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    surroundings = replace(context(folder), processes=parallel)
+    asked = {"arguments": leave, "cut_": leave, "accelerate_": as_it_is if parallel.name == "ddp" else leave}
+    try:
+        with patch.multiple(parallel, **asked):
+            train(CrossEntropy(), random_items(16), bundle(tiny_llama()), TrainConfig(**OPTIONS), surroundings)
+    except TunekitError as error:
+        return str(error)
+    return "trained as something else"
+
+
+def models_of(way: str) -> dict[str, Any]:
+    """What is trained with each set of options.
+
+    To be made before anything trains: what ZeRO-3 leaves behind has transformers make a new model in parts.
+    """
+    return {name: MODELS.get(name, tiny_llama)() for name in WAYS[way]}
+
+
+def looks(way: str, folder: Path, launch: Launch, models: dict[str, Any]) -> dict[str, Any]:
+    """What was seen with each set of options."""
+    found: dict[str, Any] = {}
     for name, plugin in WAYS[way].items():
         parallel = plugin.group().join(launch, "cpu")
-        first = first or parallel
         found[name] = look(folder / name.replace(" ", "-"), parallel, models.pop(name), unused=way == "ddp")
         gc.collect()
-    if first.first:
-        (folder / "found.json").write_text(json.dumps(found))
-    first.wait()
-    first.close()
-
-
-if __name__ == "__main__":
-    main()
+    found["mistaken"] = mistaken(folder / "mistaken", parallel)
+    return found

@@ -9,7 +9,7 @@ from tunekit import Pipeline, errors
 from tunekit.record import Record, read_lines
 from tunekit.testing import fake_machine, plan_for, save_tiny_model
 from tunekit.values import Accelerator, Precision
-from tunekit_distributed import Ddp, Fsdp
+from tunekit_distributed import Ddp, Fsdp, Zero
 from tunekit_galore import Galore
 from tunekit_lora import Lora
 from tunekit_sft import Sft
@@ -100,6 +100,23 @@ def test_what_cannot_be_shared_out_is_refused_in_the_plan(options, accelerators,
     problems = problems_of(Ddp(**options), accelerators)
     with pytest.raises(errors.PlanError, match=reason):
         raise errors.PlanError(problems)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"compute": {"chunked_head": "always"}}, "compute.chunked_head: does not hold under {}: each run of the head"),
+        ({"compute": {"compile": True}}, "compute.compile: does not hold under {}: weights are gathered in calls"),
+        ({"checkpoint": {"best": True}, "evaluate": {"share": 0.1}}, "best: does not hold under {}: weights are in"),
+    ],
+)
+def test_what_is_insisted_on_and_does_not_hold_is_refused_in_the_plan(options, told):
+    for way, plugin in (("fsdp2", Fsdp(processes=2)), ("zero3", Zero(processes=2))):
+        (problem,) = problems_of(plugin, 0, **options)
+        assert told.format(way) in str(problem)
+        assert "or use `ddp`" in str(problem)
+    assert not problems_of(Ddp(processes=2), 0, **options)
+    assert not problems_of(Zero(processes=2, stage=2), 0, **options)
 
 
 def test_several_accelerators_are_counted_and_torchrun_knows_better(monkeypatch):

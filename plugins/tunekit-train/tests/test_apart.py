@@ -29,7 +29,7 @@ from tunekit_train import (
 from tunekit_train.apart import divide, part_of
 from tunekit_train.forward import Strategy, prepared
 from tunekit_train.sources import Sources
-from tunekit_train.testing import bundle, context, random_items, tiny_llama, with_lora
+from tunekit_train.testing import bundle, context, family_model, random_items, tiny_llama, with_lora
 
 STRATEGIES = {
     "shared": Strategy("segments", "test", share_prompts=True),
@@ -84,9 +84,11 @@ class Counted:
         self.tokens[torch.is_grad_enabled()] += output.shape[0] * output.shape[1]
 
 
-def ran(mode: str, strategy: str, folder: Path, batch: list[Item]) -> tuple[torch.Tensor, dict[str, Any], Counted]:
+def ran(
+    mode: str, strategy: str, folder: Path, batch: list[Item], family: str | None = None
+) -> tuple[torch.Tensor, dict[str, Any], Counted]:
     folder.mkdir()
-    model = with_lora(tiny_llama())
+    model = with_lora(tiny_llama() if family is None else family_model(family))
     config = TrainConfig(compute={"scored_apart": mode})
     job = Job(Anchored(), Items(batch), bundle(model), config, context(folder), STRATEGIES[strategy])
     counted = Counted(model)
@@ -112,6 +114,16 @@ def test_loss_and_gradients_are_those_of_running_all_together(strategy: str, tmp
     assert counted.tokens == {True: 4 * 20, False: 4 * (20 + (20 if strategy == "padded" else 12))}
     assert before.tokens[False] == 0
     assert before.tokens[True] > counted.tokens[True]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2", "gpt_oss", "mistral", "qwen3"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
+def test_loss_and_gradients_are_the_same_apart_for_every_kind_of_attention(family: str, tmp_path: Path) -> None:
+    loss, gradients, _ = ran("auto", "shared", tmp_path / "apart", items(), family)
+    expected, wanted, _ = ran("never", "shared", tmp_path / "together", items(), family)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 class SecondScored(Anchored):

@@ -98,8 +98,8 @@ def test_one_process_that_sees_several_gpus_is_refused_with_what_trains_in_all_o
 
     (problem,) = told("cuda", 2)
     assert problem == (
-        "stages.0.sft: would train in one process, which sees 2 GPUs; name `ddp` in use to train in all of them, or "
-        "show it one: CUDA_VISIBLE_DEVICES=0"
+        "stages.0.sft: would train in one process, which sees 2 GPUs; show it one: CUDA_VISIBLE_DEVICES=0; or name "
+        "`ddp` in use, which trains in all of them what several processes can"
     )
     assert not told("cuda", 1)
     assert not told("cpu", 2)

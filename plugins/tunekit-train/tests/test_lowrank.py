@@ -446,7 +446,14 @@ def test_products_in_another_dtype_are_left_to_peft(counted: Counted) -> None:
     assert (counted.calls, taken.left) == (0, {"its products are in torch.float16": 2})
 
 
-@pytest.mark.parametrize(("family", "layers"), [("llama", 14), ("qwen3", 14), ("gemma3_text", 14), ("gpt2", 0)])
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [
+        *((family, 14) for family in ("llama", "qwen3", "gemma2", "gemma3_text", "mistral")),
+        ("gpt_oss", 8),  # its experts are no linear layers
+        ("gpt2", 0),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
 def test_all_linear_layers_of_a_model_are_taken_where_they_are_plain(family: str, layers: int) -> None:
     model = with_lora(family_model(family))

@@ -18,7 +18,7 @@ from tunekit.errors import DataError, InterruptedRunError, PlanError
 from tunekit_train import Batch, Item, Need, Objective, Provided, ReferenceLogProbs, Sum, Sums, TokenLogProbs
 from tunekit_train.reference import Copied, live_as_before
 from tunekit_train.reference_file import ReferenceFile
-from tunekit_train.testing import BF16, bundle, context, random_items, tiny_llama, with_lora
+from tunekit_train.testing import BF16, bundle, context, family_model, random_items, tiny_llama, with_lora
 
 EXACT = {"rtol": 0.0, "atol": 1e-6}
 
@@ -118,6 +118,20 @@ def test_the_reference_is_the_policy_at_the_start_of_the_stage(
             torch.testing.assert_close(found, of_copy(before, item), **EXACT)
     moved = [abs(objective.policy_of[row][-1] - found[-1]).max() for row, found in objective.reference_of.items()]
     assert max(moved) > 1e-3, "the policy has moved away meanwhile"
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt2", "gpt_oss", "mistral", "qwen3"])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
+def test_the_reference_of_every_kind_of_attention_is_what_transformers_says(
+    family: str, run_training: Callable[..., Any]
+) -> None:
+    model, items, objective = with_lora(family_model(family)), random_items(6), Distance()
+    before = copy.deepcopy(model)
+    facts = run_training(model, items, objective, steps=2, learning_rate=1e-2, batch={"rows": 6}).result.facts
+    assert (facts["reference"], facts["strategy"]) == ("cached", "segments")
+    for item in items:
+        for found in objective.reference_of[item.sequences[0].row]:
+            torch.testing.assert_close(found, of_copy(before, item), rtol=0.0, atol=5e-6)
 
 
 @pytest.mark.parametrize("start", STARTS)

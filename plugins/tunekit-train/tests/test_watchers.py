@@ -18,8 +18,8 @@ def test_a_model_that_transformers_spreads_over_several_gpus_is_refused_with_wha
 ) -> None:
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)  # as on a machine with two; transformers then wraps the model
     told = (
-        "training in one process was asked for, but the model is prepared as DataParallel; name `ddp` in use to train "
-        "in all of them, or show it one: CUDA_VISIBLE_DEVICES=0"
+        "training in one process was asked for, but the model is prepared as DataParallel; "
+        "show it one: CUDA_VISIBLE_DEVICES=0; or name `ddp` in use"
     )
     with pytest.raises(TunekitError) as caught:
         run_training(steps=1)

@@ -1,7 +1,9 @@
 """Which tricks of the engine hold in which way to train in several processes: one table.
 
-A trick that is not named here for a way holds there, and the tests have shown that it does. What does not hold is
-switched off where another way gives the same numbers, and refused where none does; the record keeps the reason.
+A trick that is not named here for a way holds there: the tests train with each in two processes under ddp, zero3 and
+fsdp2, and compare with one process. Under zero1 and zero2 each process has all weights, as under ddp, and of the tricks
+only the head in parts is tried there. What does not hold is switched off where another way gives the same numbers, and
+refused where none does or where it was insisted on; the record keeps the reason.
 """
 
 from __future__ import annotations

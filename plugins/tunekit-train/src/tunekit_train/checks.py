@@ -15,7 +15,10 @@ from .schedules import schedule_problems
 from .selecting import selection_problems
 from .trackers import tracker_problems
 
-ONE_CARD = "name `ddp` in use to train in all of them, or show it one: CUDA_VISIBLE_DEVICES=0"
+ONE_CARD = (
+    "show it one: CUDA_VISIBLE_DEVICES=0; or name `ddp` in use, which trains in all of them what several processes can"
+)
+"""What to do where one process sees several GPUs."""
 
 
 def problems(plugin: Any, plan: Plan, machine: Machine | None = None) -> Iterator[Problem]:

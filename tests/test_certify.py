@@ -95,6 +95,37 @@ def test_every_stage_was_killed_once(certificate: Certificate) -> None:
     assert prepared == {"whole": 1, "resumed": 1 + len(stages())}
 
 
+OWN_ANSWERS: dict[str, dict[str, Any]] = {
+    # Steps 1 to 4 learn twice from the first answers; what is saved after them has a coefficient that has adapted.
+    "ppo": {
+        "rollout": {"prompts": 4, "epochs": 2, "max_new_tokens": 4},
+        "batch": {"rows": 2},
+        "kl": {"control": "adaptive", "target": 0.1, "horizon": 8},
+        "evaluate": {"share": 0.3, "every": 2},
+    },
+    "grpo": {"num_generations": 2, "max_completion_length": 4, "batch": {"rows": 2}},
+    "rloo": {"num_generations": 2, "max_completion_length": 4, "batch": {"rows": 2}},
+}
+
+
+@pytest.mark.parametrize("name", OWN_ANSWERS)
+def test_what_learns_from_answers_of_its_own_is_certified_too(
+    name: str, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    use = {**recipe["use"], "reward_length": {"target": 3}}
+    stages = [{name: {"learning_rate": 1e-2, **OWN_ANSWERS[name]}}]
+    found = certify(from_mapping({**recipe, "use": use, "stages": stages}), tmp_path / "certified", steps=2)
+    assert found.ok, found.verdict
+    assert {"weights", "optimiser", "random numbers", "metrics"} <= {part.what for part in found.parts if part.compared}
+
+
+def test_a_stage_that_saves_too_seldom_to_be_killed_says_so(recipe: dict[str, Any], tmp_path: Path) -> None:
+    use = {**recipe["use"], "reward_length": {"target": 3}}
+    stages = [{"ppo": {"rollout": {"prompts": 8, "epochs": 2, "max_new_tokens": 4}, "batch": {"rows": 2}}}]
+    with pytest.raises(TunekitError, match="no checkpoint within 2 steps; ask for more"):
+        certify(from_mapping({**recipe, "use": use, "stages": stages}), tmp_path / "certified", steps=1)
+
+
 def test_the_report_says_what_was_compared(certificate: Certificate) -> None:
     assert certificate.ok
     assert certificate.verdict.startswith("killed and resumed in each stage, it reaches the same bits")

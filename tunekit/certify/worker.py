@@ -29,15 +29,22 @@ IMPORTED = "imported.json"
 
 
 class Killer:
-    """A watcher that kills its process at the first event after the checkpoint of a step."""
+    """A watcher that kills its process when a stage has its first checkpoint, at the event after the one that says so.
 
-    def __init__(self, step: int) -> None:
-        self.step, self.saved = step, False
+    A stage that had one before goes on from it, and is left alone.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.had, self.saved = run, self.stages(), False
 
     def __call__(self, event: Event) -> None:
         if self.saved:
             os.kill(os.getpid(), KILL)
-        self.saved = event.kind == "saved" and event.step == self.step
+        self.saved = event.kind == "saved" and bool(self.stages() - self.had)
+
+    def stages(self) -> set[Path]:
+        """The folders of the stages that have a checkpoint."""
+        return {path.parent for path in self.run.glob("stage-*/checkpoints/step-*")}
 
 
 def main(arguments: list[str]) -> int:
@@ -51,14 +58,19 @@ def main(arguments: list[str]) -> int:
     for name, kill in legs(job["stages"]):
         code = process(folder, name, kill)
         if code != (-KILL if kill else 0):
-            meant = "was to be killed after a checkpoint, and" if kill else "was to come to its end, and"
-            print(f"the {name} run {meant} ended with {code}")
+            print(f"the {name} run {_meant(kill, code, job['steps'])}")
             return 1
         if name == "whole" and process is _forking:
             _import_alike(folder)
     parts = compare_runs(folder / "whole", folder / "resumed")
     Certificate(folder, job["steps"], tuple(parts)).save()
     return 0
+
+
+def _meant(kill: bool, code: int, steps: int) -> str:
+    if kill and code == 0:
+        return f"was to be killed, but a stage has no checkpoint within {2 * steps} steps; ask for more of them"
+    return f"was to {'be killed after a checkpoint' if kill else 'come to its end'}, and ended with {code}"
 
 
 def legs(stages: int) -> Iterator[tuple[str, bool]]:
@@ -71,8 +83,8 @@ def legs(stages: int) -> Iterator[tuple[str, bool]]:
 
 def leg(folder: Path, name: str, kill: bool) -> None:
     """Start a run, or go on with it, in this process."""
-    watchers = [Killer(read_json(folder / JOB)["steps"])] if kill else []
     run = folder / name
+    watchers = [Killer(run)] if kill else []
     if run.exists():
         resume(make_plan(Record.open(run).recipe), run, watchers)
     else:

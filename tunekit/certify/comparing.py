@@ -11,7 +11,7 @@ from typing import Any
 from ..record import Record, read_json
 from .certificate import Part
 
-TIMED = re.compile(r"(^|_)(seconds|runtime|flos_per|per_second)($|_)|^peak_memory_bytes$|^matrix_(share|rate)$")
+TIMED = re.compile(r"(^|_)(seconds|time|runtime|flos_per|per_second)($|_)|^peak_memory_bytes$|^matrix_(share|rate)$")
 """Names of values that measure time or memory, which differ from run to run."""
 STATES = {
     "optimiser": re.compile(r"^(optimizer|scheduler|scaler).*\.(pt|bin)$"),

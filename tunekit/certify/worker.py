@@ -35,7 +35,8 @@ class Killer:
     """
 
     def __init__(self, run: Path) -> None:
-        self.run, self.had, self.saved = run, self.stages(), False
+        self.run, self.saved = run, False
+        self.had = self.stages()
 
     def __call__(self, event: Event) -> None:
         if self.saved:

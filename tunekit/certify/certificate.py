@@ -28,8 +28,8 @@ class Certificate:
     """The outcome of certifying a recipe: `parts` in the order in which a difference would show first.
 
     `steps` is k: each stage was trained for 2k + 1 steps, in one go and killed after step k, and its states at k and 2k
-    are part of what was compared. A stage that saves at some steps only, such as `ppo` between rollouts, is killed after
-    the first of these that follows.
+    are part of what was compared. A stage that saves at some steps only, such as `ppo` between rollouts, is killed
+    after the first of these that follows.
     """
 
     folder: Path

@@ -46,6 +46,29 @@ def test_the_page_on_learning_is_what_the_kept_results_say(learning, results):
     assert (DOCS / "learning.md").read_text() == learning.page(results)
 
 
+def before_and_after(results: dict, stage: str, figure: str) -> tuple[float, float]:
+    """What was measured on held-out rows before the first step and after the last."""
+    lines = [line for line in results["stages"][stage]["lines"] if line["kind"] == "evaluated"]
+    return lines[0][figure], lines[-1][figure]
+
+
+@pytest.mark.parametrize(
+    ("stage", "figure", "sign"),
+    [("sft", "loss", -1), ("pretrain", "perplexity", -1), ("reward", "accuracy", 1), ("reward", "margin", 1),
+     ("dpo", "accuracy", 1), ("dpo", "margin", 1), ("kto", "margin", 1), ("ppo", "reward", 1)],
+)  # fmt: skip
+def test_what_was_kept_shows_that_it_learns(results, stage, figure, sign):
+    before, after = before_and_after(results, stage, figure)
+    assert sign * (after - before) > 0
+
+
+def test_the_reward_model_beats_chance_and_ppo_stays_within_its_target(learning, results):
+    _, accuracy = before_and_after(results, "reward", "accuracy")
+    assert learning.interval(accuracy, results["stages"]["reward"]["held_out"])[0] > 0.5
+    (stage,) = from_file(DOCS / "learning" / "ppo.yaml").stages
+    assert before_and_after(results, "ppo", "kl")[1] < stage.options["kl"]["target"]
+
+
 def test_every_stage_of_the_page_has_its_picture(results):
     for name in results["stages"]:
         assert (DOCS / "pictures" / f"learning-{name}.png").read_bytes().startswith(b"\x89PNG"), name

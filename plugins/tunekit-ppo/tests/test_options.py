@@ -18,7 +18,7 @@ import torch
 
 from tunekit.errors import PlanError, TunekitError
 from tunekit.testing import stage_context, tiny_bundle
-from tunekit.testing.options import own_options
+from tunekit.testing.options import evidence_in, own_options
 from tunekit.values import Message, Sample
 from tunekit_ppo import Ppo, PpoConfig, RolloutConfig
 from tunekit_ppo.control import Control
@@ -319,11 +319,6 @@ def the_first_step_moves_the_head_by_the_learning_rate(run: Run, folder: Path) -
         assert float(moved) == pytest.approx(rate, rel=0.05)
 
 
-def it_is_shown_with_trained_rewards(run: Run, folder: Path) -> None:
-    """In `test_rewards_of_models.py`."""
-    assert (Path(__file__).parent / "test_rewards_of_models.py").is_file()
-
-
 EVIDENCE: dict[str, Callable[[Run, Path], None]] = {
     "learning_rate": the_first_step_moves_the_head_by_the_learning_rate,
     "clip": the_loss_follows("clip", "clip", 0.05, 0.2, 0.5),
@@ -341,8 +336,6 @@ EVIDENCE: dict[str, Callable[[Run, Path], None]] = {
     "rollout.min_new_tokens": answers_are_as_long_as_they_may,
     "rollout.temperature": cold_answers_are_greedy,
     "rollout.top_p": a_narrow_nucleus_is_greedy,
-    "reward.adapter": it_is_shown_with_trained_rewards,
-    "reward.model": it_is_shown_with_trained_rewards,
     "reward.url": an_endpoint_values_answers,
     "reward.timeout": an_endpoint_is_waited_for_so_long,
     "reward.retries": an_endpoint_is_tried_again,
@@ -370,4 +363,6 @@ def test_options_act(check: Callable[[Run, Path], None], run_ppo: Run, tmp_path:
 
 
 def test_every_option_has_such_a_check() -> None:
-    assert set(own_options(Ppo)) == set(EVIDENCE)
+    """Here, or with rewards that are trained models."""
+    assert set(own_options(Ppo)) == {*EVIDENCE, "reward.adapter", "reward.model"}
+    assert {"reward.adapter", "reward.model"} <= evidence_in(Path(__file__).parent).keys()

@@ -13,6 +13,7 @@ import torch
 import tunekit as tk
 from tunekit.errors import PlanError, TunekitError
 from tunekit.testing import preferences, save_tiny_model, stage_context, tiny_bundle, tiny_tokenizer
+from tunekit.testing.options import shows
 from tunekit.testing.tiny import tiny_config
 from tunekit.values import Examples, ModelBundle, Sample
 from tunekit_lora import Lora
@@ -41,6 +42,7 @@ def values_of(bundle: ModelBundle, samples: Sequence[Sample]) -> list[float]:
     return score(bundle, [sample.conversation for sample in samples], Reward().rules())
 
 
+@shows("reward.adapter", "reward.model")
 @pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "model"])
 def test_a_trained_reward_says_what_it_says_alone(adapter: bool, run_ppo: Run, tmp_path: Path) -> None:
     folder, alone = reward_stage(tmp_path / "reward", adapter)

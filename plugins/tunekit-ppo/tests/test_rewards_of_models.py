@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tunekit as tk
 from tunekit.errors import PlanError, TunekitError
@@ -18,6 +19,7 @@ from tunekit.testing.tiny import tiny_config
 from tunekit.values import Examples, ModelBundle, Sample
 from tunekit_lora import Lora
 from tunekit_ppo import Ppo
+from tunekit_ppo.models import run_head
 from tunekit_reward import Reward
 from tunekit_reward.scoring import score
 from tunekit_train import AdamW
@@ -104,26 +106,29 @@ def test_a_classifier_of_several_labels_is_no_reward(run_ppo: Run, tmp_path: Pat
         run_ppo({"reward": {"model": str(tmp_path / "three")}})
 
 
-def test_policy_values_reward_and_reference_are_one_base_with_adapters(run_ppo: Run, tmp_path: Path) -> None:
+def test_policy_values_reward_and_reference_are_one_base_with_adapters(
+    run_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four models would be four times the base; all weights alive while answers are valued are counted."""
     folder, _ = reward_stage(tmp_path / "reward", adapter=True)
     gc.collect()
     before = {each.data_ptr() for each in parameters_alive()}
     alive: list[int] = []
 
-    def watch(event: Any) -> None:
-        if event.kind == "step":
-            fresh = {each.data_ptr(): each.nbytes for each in parameters_alive() if each.data_ptr() not in before}
-            alive.append(sum(fresh.values()))
+    def valued(*given: Any) -> list[float]:
+        fresh = {each.data_ptr(): each.nbytes for each in parameters_alive() if each.data_ptr() not in before}
+        alive.append(sum(fresh.values()))
+        return run_head(*given)
 
-    ran = run_ppo({"reward": {"adapter": str(folder)}, "reference": "copied", "steps": 5}, watch=watch)
+    monkeypatch.setattr("tunekit_ppo.models.run_head", valued)
+    ran = run_ppo({"reward": {"adapter": str(folder)}, "reference": "copied", "steps": 5})
     model = ran.result.bundle.model
     whole = sum(each.nbytes for each in model.parameters())
     base = sum(
         each.nbytes for name, each in model.named_parameters() if "lora" not in name and "value_head" not in name
     )
     adapters = whole - base
-    assert max(alive) <= base + 2 * adapters  # the policy's with its value head, and the reward's head
+    assert base + adapters < max(alive) <= base + 2 * adapters, "the policy's with its head, and the reward's"
     copy = ran.result.facts["reference_bytes"]
     assert copy <= adapters
     assert (max(alive) + copy) / (4 * base) < 0.30
@@ -147,7 +152,14 @@ def test_sft_reward_and_ppo_run_in_one_recipe(tmp_path: Path) -> None:
                 "stages": [
                     {"sft": small},
                     {"reward": {**small, "adapter": "judge", "data": {"rows": pairs}}},
-                    {"ppo": {**small, "rollout": {"prompts": 4, "max_new_tokens": 6}, "reward": {"adapter": "judge"}}},
+                    {
+                        "ppo": {
+                            **small,
+                            "learning_rate": 1e-9,
+                            "rollout": {"prompts": 4, "max_new_tokens": 6},
+                            "reward": {"adapter": "judge"},
+                        }
+                    },
                 ],
                 "output": str(tmp_path / "run"),
             }
@@ -157,7 +169,12 @@ def test_sft_reward_and_ppo_run_in_one_recipe(tmp_path: Path) -> None:
     told = [line for line in run.metrics if line["stage"] == "ppo" and line["kind"] == "step"]
     assert len(told) == 2 * 4
     assert "reward_adapter" in told[0]
-    assert (tmp_path / "run" / "stage-3-ppo" / "adapter" / "value_head.safetensors").is_file()
+    adapters = [tmp_path / "run" / stage / "adapter" for stage in ("stage-1-sft", "stage-3-ppo")]
+    assert (adapters[1] / "value_head.safetensors").is_file()
+    begun, left = (load_file(folder / "adapter_model.safetensors") for folder in adapters)
+    assert begun.keys() == left.keys()
+    for name, weight in begun.items():
+        assert torch.allclose(weight, left[name], atol=1e-6), "it goes on from what sft has left"
 
 
 def test_the_plan_knows_whether_a_reward_adapter_will_be_there(tmp_path: Path) -> None:

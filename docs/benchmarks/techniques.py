@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contest import COLOURS, PICTURES, WARM_UP, speed
-from techniques_contenders import LIMIT, RANK, ROWS, TRIALS
+from techniques_contenders import BEGINNINGS, LIMIT, RANK, ROWS, TRIALS
 from trials import run_all
 
 TIMES = 2
@@ -53,8 +53,8 @@ def page(results: dict[str, Any]) -> str:
     filled = {"tokens": tokens.pop(), "steps": results["steps"], "rows": ROWS, "limit": LIMIT, "rank": RANK}
     head = HEAD.format(**filled, machine=results["machine"], versions=results["versions"])
     rows = [row(name, run) for name, run in runs.items()]
-    before = runs.get("lora", {}).get("before")
-    first = [] if before is None else [f"| nothing yet | | | | | | {before:.3f} |"]
+    before = {title: runs.get(name, {}).get("before") for name, title in BEGINNINGS.items()}
+    first = [f"| {title} | | | | | | {found:.3f} |" for title, found in before.items() if found is not None]
     return head + "\n".join([*first, *rows]) + "\n" + FOOT.format(held_out=HELD_OUT)
 
 
@@ -74,40 +74,46 @@ def row(name: str, run: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Three panels of bars, one for each technique."""
+    """Two panels of bars and one of dots, one line for each technique."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     runs = results["runs"]
     figure = Figure(figsize=(9, 0.34 * len(runs) + 1), layout="constrained")
     FigureCanvasAgg(figure)
-    names = [TRIALS[name].title.partition(",")[0] for name in runs]
-    panels = {
-        "Peak memory, GiB": ([run["peak_bytes"] / 2**30 for run in runs.values()], "{:.2f}"),
-        "Real tokens per second": ([speed([run]) for run in runs.values()], "{:,.0f}"),
-        "Held-out perplexity": ([run["perplexity"] for run in runs.values()], "{:.2f}"),
-    }
-    for axes, (title, (values, style)) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
-        bars = axes.barh(range(len(values)), values, 0.7, color=COLOURS[0])
-        axes.bar_label(bars, [style.format(value) for value in values], fontsize=7.5, padding=2)
-        axes.set_yticks(range(len(values)), names, fontsize=8.5)
-        axes.set_title(title, fontsize=10, loc="left")
+    memory, rate, quality = figure.subplots(1, 3, sharey=True)
+    _bars(memory, "Peak memory, GiB", [run["peak_bytes"] / 2**30 for run in runs.values()], "{:.2f}")
+    _bars(rate, "Real tokens per second", [speed([run]) for run in runs.values()], "{:,.0f}")
+    _dots(quality, [run["perplexity"] for run in runs.values()], runs.get("lora", {}).get("before"))
+    memory.set_yticks(range(len(runs)), [TRIALS[name].title.partition(",")[0] for name in runs], fontsize=8.5)
+    memory.invert_yaxis()
+    for axes in (memory, rate, quality):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", labelsize=8)
         axes.margins(x=0.18)
-    axes.invert_yaxis()
-    _closer(axes, [run["perplexity"] for run in runs.values()], runs.get("lora", {}).get("before"))
     figure.savefig(PICTURES / "techniques.png", dpi=150)
 
 
-def _closer(axes: Any, values: list[float], before: float | None) -> None:
-    """Perplexities are close to each other: their axis begins below the smallest, and says where all began."""
-    highest = max([*values, before or 0.0])
-    low = min(values) - 0.5 * (highest - min(values)) - 0.01
-    axes.set_xlim(low, highest + 0.35 * (highest - low))
+def _bars(axes: Any, title: str, values: list[float], style: str) -> None:
+    bars = axes.barh(range(len(values)), values, 0.7, color=COLOURS[0])
+    axes.bar_label(bars, [style.format(value) for value in values], fontsize=7.5, padding=2)
+    axes.set_title(title, fontsize=10, loc="left")
+
+
+def _dots(axes: Any, values: list[float], before: float | None) -> None:
+    """Perplexities are close to each other, so their axis does not begin at 0, where bars would have to."""
+    axes.scatter(values, range(len(values)), 36, color=COLOURS[0], zorder=2)
+    for at, value in enumerate(values):
+        left = before is not None and value < before
+        place = {"xytext": (-7 if left else 7, 0), "ha": "right" if left else "left", "va": "center"}
+        axes.annotate(f"{value:.2f}", (value, at), textcoords="offset points", fontsize=7.5, **place)
+    axes.grid(axis="y", color="#e3e3e3", zorder=0)
+    axes.set_title("Held-out perplexity", fontsize=10, loc="left")
     if before is not None:
-        axes.axvline(before, color=COLOURS[2], linewidth=1, linestyle=(0, (4, 3)))
-        axes.set_title(f"Held-out perplexity, from {before:.2f}", fontsize=10, loc="left")
+        axes.axvline(before, color=COLOURS[2], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.annotate(
+            f"before {before:.2f}", (before, 0), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
 
 
 assert WARM_UP == 1, "the page says so"

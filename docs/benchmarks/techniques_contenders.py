@@ -32,6 +32,9 @@ TRIALS = {
 }
 """Each at a learning rate that suits it; the rows of a page are in this order."""
 
+BEGINNINGS = {"lora": "nothing yet", "qlora": "nothing yet, NF4", "gptq": "nothing yet, GPTQ"}
+"""Techniques that begin as the model itself does, and what that is called."""
+
 
 def run(trial: Trial, asked: Asked) -> Told:
     """Train on the same rows in the same order as all others, and evaluate on the same held-out rows."""
@@ -49,12 +52,12 @@ def run(trial: Trial, asked: Asked) -> Told:
         "trainable": json.loads((run.folder / "plan.json").read_text())["estimate"]["trainable"],
         "steps": clock.steps([line["loss"] for line in steps], [line["tokens"] for line in steps]),
         "perplexity": told[-1],
-        "before": told[0] if asked.trial == "lora" else None,
+        "before": told[0] if asked.trial in BEGINNINGS else None,
     }
 
 
 def options_of(trial: Trial, asked: Asked) -> dict[str, Any]:
-    """The options of the stage. LoRA, which begins as the model itself, is evaluated before the first step too."""
+    """The options of the stage. What begins as the model itself, dense or quantised, is evaluated before it learns."""
     share = HELD_OUT / (ROWS * asked.steps + HELD_OUT)
     return {
         "steps": asked.steps,
@@ -62,7 +65,7 @@ def options_of(trial: Trial, asked: Asked) -> dict[str, Any]:
         "batch": {"rows": ROWS, "max_length": LIMIT},
         "schedule": {"shape": "cosine", "warmup_ratio": 0.1},
         "checkpoint": {"every": 0},
-        "evaluate": {"share": share, "every": asked.steps, "at_start": asked.trial == "lora"},
+        "evaluate": {"share": share, "every": asked.steps, "at_start": asked.trial in BEGINNINGS},
     }
 
 

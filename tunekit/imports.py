@@ -22,7 +22,7 @@ def freeing_failed_imports() -> Iterator[None]:
     finally:
         for name in sys.modules.keys() - before:
             for value in list(getattr(sys.modules.get(name), "__dict__", {}).values()):
-                if issubclass(type(value), ImportError):  # asked of the type: some modules warn where a value is touched
+                if issubclass(type(value), ImportError):  # some values warn when they are asked
                     _free(value, handled)
 
 

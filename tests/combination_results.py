@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from combination_checks import FAILED, QUESTIONS
-from combination_helpers import USUAL, Cell
+from combination_helpers import OPTIONS, USUAL, Cell
 
 from tunekit.errors import PlanError, Problem
 
@@ -82,10 +82,11 @@ def _pairs(refusals: Mapping[Cell, PlanError | None]) -> Iterator[list[Any]]:
 
 def _put(problem: Problem, pair: Any) -> str:
     """A reason without versions, and with the kinds of the two in place of their names; its subject is the option."""
-    message = re.sub(r" \([\w-]+ [\d.]+\)", "", problem.message)
-    if message.startswith(("is ", "takes ")):
+    message = re.sub(r"/\S+", "the model", re.sub(r" \([\w-]+ [\d.]+\)", "", problem.message))
+    if message.startswith(("is ", "takes ", "mends ")):
         message = f"{problem.where.rpartition('.')[2]} {message}"
     for kind, part in pair:
-        for name in reversed([part] if isinstance(part, str) else part or ()):
+        names = [part] if isinstance(part, str) else [*(part or ())]
+        for name in reversed([*(method for each in names if (method := OPTIONS.get(each, {}).get("method"))), *names]):
             message = re.sub(rf"(?<![\w'-]){re.escape(name)}(?![\w'-])", f"the {KINDS[kind]}", message)
     return message

@@ -98,3 +98,11 @@ def test_what_is_right_is_planned() -> None:
     schedule = {"shape": "warmup_stable_decay", "decay_ratio": 0.5}
     assert not problems(Grpo(**fine, schedule=schedule, seed=3, compute={"deterministic": True}), Brief())
     assert not problems(Rloo(batch={"rows": 1, "accumulation": 2}, steps_per_generation=4), Brief())
+
+
+def test_rows_that_train_beside_the_adapter_are_refused_where_a_reference_is_wanted() -> None:
+    """TRL copies what is named after the adapter, and PEFT names rows otherwise."""
+    (found,) = problems(Rloo(beta=0.1), Brief(), Lora(tokens=["a"]))
+    assert "rloo.beta: is 0.1, and TRL's copy of the adapter holds none of the rows that lora trains" in found
+    assert not problems(Rloo(beta=0), Brief(), Lora(tokens=["a"]))
+    assert not problems(Rloo(beta=0.1), Brief(), Lora())

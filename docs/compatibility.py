@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from zlib import crc32
 
@@ -44,8 +44,8 @@ def main() -> None:
         print(f"{results.planned:,} planned, {results.accepted:,} accepted", flush=True)
         if options.choose:
             write_chosen(covering(accepted, 1))
-        waiting = shard(to_run(accepted, options.run), options.shard)
-        waiting = [cell for cell in waiting if not (options.missing and results.shown(cell))]
+        shown = {cell for cell in accepted if options.missing and results.shown(cell)}
+        waiting = shard(to_run(accepted, options.run, shown), options.shard)
         print(f"{len(waiting):,} to run", flush=True)
         save(results)
         for cell in waiting:
@@ -54,11 +54,12 @@ def main() -> None:
             gc.freeze()  # what is imported by now: each run walks over all that is not
 
 
-def to_run(accepted: Sequence[Cell], told: str | None) -> Sequence[Cell]:
-    """All that is accepted, one set in which every two are, or that of the suite."""
+def to_run(accepted: Sequence[Cell], told: str | None, shown: Set[Cell]) -> Sequence[Cell]:
+    """All that is accepted, one set in which every two are, or that of the suite; without what is shown already."""
     if told == "pairs":
-        return covering(accepted, 2)
-    return {None: [], "all": accepted, "chosen": read_chosen()}[told]
+        return covering(accepted, 2, shown)
+    chosen = {None: [], "all": accepted, "chosen": read_chosen()}[told]
+    return [cell for cell in chosen if cell not in shown]
 
 
 def shard(chosen: Sequence[Cell], told: str) -> Sequence[Cell]:

@@ -214,14 +214,16 @@ def refusal(cell: Cell, materials: Materials) -> PlanError | None:
     return None
 
 
-def covering(accepted: Iterable[Cell], together: int) -> list[Cell]:
-    """A small set of cells, greedily chosen, that has each part, or each pair of parts, that any accepted cell has.
+def covering(accepted: Iterable[Cell], together: int, shown: Iterable[Cell] = ()) -> list[Cell]:
+    """A small set of cells, greedily chosen, that has each part, or each pair of parts, that any accepted cell has
+    and none that was `shown`.
 
     What a cell would add only shrinks, so one that leads the queue and still adds as much as it did is the best. Of
     equals the one that a hash puts first: the first by name would all be of the same optimiser and stage.
     """
     groups = {str(cell): (cell, cell.groups(together)) for cell in accepted}
     missing = frozenset[Any]().union(*(parts for _, parts in groups.values()))
+    missing = missing.difference(*(cell.groups(together) for cell in shown))
     queue = [(-len(parts), crc32(name.encode()), name) for name, (_, parts) in groups.items()]
     heapq.heapify(queue)
     chosen = []

@@ -120,6 +120,8 @@ def test_a_covering_set_has_every_pair_and_is_little_larger_than_the_largest_tab
     pairs = [frozenset().union(*(cell.groups(2) for cell in some)) for some in (every, chosen)]
     assert pairs[0] == pairs[1]
     assert 12 <= len(chosen) <= 16
+    assert covering(every, 2, chosen) == []
+    assert len(covering(every, 2, chosen[1:])) == 1
 
 
 def test_the_page_is_what_the_results_say() -> None:

@@ -300,6 +300,8 @@ def test_what_the_readme_says_of_a_method_is_what_happens(method: str) -> None:
     for bits, found in zip(BOTH, result.quantized, strict=True):
         assert found == "not run" or (found == "yes") == (bits in entry.quantized)
     assert (result.padded, result.saved) == ("yes", "yes")
+    names = trainable(attached(plugin_for(method)).model)
+    assert entry.modules == all(".default." in name for name in names)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -100,9 +100,12 @@ def test_what_is_right_is_planned() -> None:
     assert not problems(Rloo(batch={"rows": 1, "accumulation": 2}, steps_per_generation=4), Brief())
 
 
-def test_rows_that_train_beside_the_adapter_are_refused_where_a_reference_is_wanted() -> None:
+def test_what_trains_in_no_module_of_the_adapter_is_refused_where_a_reference_is_wanted() -> None:
     """TRL copies what is named after the adapter, and PEFT names rows otherwise."""
     (found,) = problems(Rloo(beta=0.1), Brief(), Lora(tokens=["a"]))
-    assert "rloo.beta: is 0.1, and TRL's copy of the adapter holds none of the rows that lora trains" in found
+    assert "rloo.beta: is 0.1, and TRL's copy of the adapter leaves out what lora trains" in found
     assert not problems(Rloo(beta=0), Brief(), Lora(tokens=["a"]))
     assert not problems(Rloo(beta=0.1), Brief(), Lora())
+    peft = pytest.importorskip("tunekit_peft").Peft
+    assert "leaves out what peft trains" in problems(Rloo(beta=0.1), Brief(), peft(method="vera"))[0]
+    assert not problems(Rloo(beta=0.1), Brief(), peft(method="oft"))

@@ -57,10 +57,11 @@ class MethodPlugin(Plugin[Config]):
 
     @property
     def provides(self) -> frozenset[str]:
-        """An adapter, and several by name where the method can."""
+        """An adapter, several by name where the method can, and whether it trains parameters that lie in no module."""
         request = self.request
-        named = {"adapter.named"} if request.entry.named else set()
-        return frozenset({"adapter", f"adapter.{request.method}", "adapter.saved", *named})
+        more = {"adapter.named"} if request.entry.named else set()
+        more |= set() if request.entry.modules else {"adapter.parameters"}
+        return frozenset({"adapter", f"adapter.{request.method}", "adapter.saved", *more})
 
     @property
     def conflicts(self) -> frozenset[str]:

@@ -22,6 +22,7 @@ class Method:
     `paper` is its arXiv id. `named`: several stand on one model, each switched to exactly. `merges`: it can be added
     into the weights. `quantized`: on weights of how many bits of bitsandbytes it trains. `evaluated`: PEFT can compute
     with shapes alone in evaluation mode only.
+    `modules`: what trains lies in modules named after the adapter, and is no parameter named so itself.
     `defaults` are options that PEFT has no usable value for, `idle` those that it takes and does nothing with.
     """
 
@@ -32,6 +33,7 @@ class Method:
     merges: bool = True
     quantized: tuple[int, ...] = ()
     evaluated: bool = False
+    modules: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     idle: frozenset[str] = frozenset()
 
@@ -61,38 +63,61 @@ METHODS: dict[str, Method] = {
     "boft": Method("butterfly orthogonal fine-tuning", "2311.06243"),
     "c3a": Method("circular convolution", "2407.19342", quantized=(4,)),
     "cartridge": Method(
-        "keys and values of a context", "2506.06266", "prompt", False, False, defaults=PROMPT, quantized=BOTH
+        "keys and values of a context",
+        "2506.06266",
+        "prompt",
+        False,
+        False,
+        defaults=PROMPT,
+        quantized=BOTH,
+        modules=True,
     ),
     "deft": Method("decompositional fine-tuning", "in PEFT"),
     "delora": Method("decoupled angles and strength", "2503.18225"),
     "fourierft": Method("discrete Fourier transform of the update", "2405.03003", quantized=BOTH),
-    "glora": Method("generalised LoRA", "2306.07967"),
+    "glora": Method("generalised LoRA", "2306.07967", modules=True),
     "gralora": Method("granular LoRA", "2505.20355", quantized=(4,)),
     "hira": Method("Hadamard high-rank adaptation", "in PEFT", quantized=BOTH),
     "hra": Method("Householder reflections", "2405.17484"),
     "ia3": Method("inhibiting and amplifying inner activations", "2205.05638", quantized=BOTH),
-    "ln_tuning": Method("norms", "2312.11420", "norms", named=False),
+    "ln_tuning": Method("norms", "2312.11420", "norms", named=False, modules=True),
     "loha": Method("low-rank Hadamard product", "2108.06098"),
     "lokr": Method("low-rank Kronecker product", "2309.14859"),
     "miss": Method("matrix shard sharing", "2409.15371", quantized=BOTH),
-    "oft": Method("orthogonal fine-tuning", "2306.07280", quantized=BOTH, idle=frozenset({"module_dropout"})),
-    "osf": Method("orthogonal subspaces", "2504.07097"),
-    "p_tuning": Method(
-        "prompt made by a network", "2103.10385", "prompt", False, False, defaults=PROMPT, quantized=BOTH
+    "oft": Method(
+        "orthogonal fine-tuning", "2306.07280", quantized=BOTH, idle=frozenset({"module_dropout"}), modules=True
     ),
-    "peanut": Method("adapters of weight-aware networks", "in PEFT"),
+    "osf": Method("orthogonal subspaces", "2504.07097", modules=True),
+    "p_tuning": Method(
+        "prompt made by a network", "2103.10385", "prompt", False, False, defaults=PROMPT, quantized=BOTH, modules=True
+    ),
+    "peanut": Method("adapters of weight-aware networks", "in PEFT", modules=True),
     "prefix_tuning": Method(
-        "keys and values before the text", "2101.00190", "prompt", False, False, defaults=PROMPT, quantized=BOTH
+        "keys and values before the text",
+        "2101.00190",
+        "prompt",
+        False,
+        False,
+        defaults=PROMPT,
+        quantized=BOTH,
+        modules=True,
     ),
     "prompt_tuning": Method(
-        "embeddings before the text", "2104.08691", "prompt", False, False, defaults=PROMPT, quantized=BOTH
+        "embeddings before the text",
+        "2104.08691",
+        "prompt",
+        False,
+        False,
+        defaults=PROMPT,
+        quantized=BOTH,
+        modules=True,
     ),
-    "psoft": Method("orthogonal fine-tuning of the principal subspace", "2505.11235"),
+    "psoft": Method("orthogonal fine-tuning of the principal subspace", "2505.11235", modules=True),
     "pvera": Method("probabilistic VeRA", "2512.07703", quantized=BOTH),
     "randlora": Method("random bases at full rank", "2502.00987", quantized=BOTH),
     "road": Method("rotations in two dimensions", "2409.00119", quantized=BOTH),
     "supertuning": Method("sparse updates", "2607.09287"),
-    "tinylora": Method("vectors shared by layers", "2602.04118"),
+    "tinylora": Method("vectors shared by layers", "2602.04118", modules=True),
     "trainable_tokens": Method("rows of the embedding", "in PEFT", "own", quantized=BOTH),
     "unilora": Method("one vector for all layers", "2506.00799"),
     "vblora": Method("vector bank", "2405.15179", quantized=BOTH, evaluated=True),

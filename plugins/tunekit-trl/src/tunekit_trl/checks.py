@@ -218,17 +218,18 @@ def _reference(config: Any, plan: Plan, key: str) -> Iterator[Problem]:
     if config.beta and changing:
         what = f"is {config.beta:g}, and TRL makes the reference it asks for by a second start of {changing[0]}"
         yield Problem(f"{key}.beta", what, f"set it to 0, or leave {changing[0]} out")
-    rows = next(_training_rows(plan), None)
-    if config.beta and rows is not None and plan.provides("adapter"):
-        what = f"is {config.beta:g}, and TRL's copy of the adapter holds none of the rows that {rows} trains"
-        yield Problem(f"{key}.beta", what, f"set it to 0, or train no rows with {rows}")
+    left = next(_left_out(plan), None)
+    if config.beta and left is not None and plan.provides("adapter"):
+        what = f"is {config.beta:g}, and TRL's copy of the adapter leaves out what {left} trains"
+        yield Problem(f"{key}.beta", what, f"set it to 0, or train nothing of this kind with {left}")
 
 
-def _training_rows(plan: Plan) -> Iterator[str]:
-    """Plugins by which rows of an embedding train beside an adapter."""
+def _left_out(plan: Plan) -> Iterator[str]:
+    """Plugins that train what PEFT does not put into a module named after the adapter, by which TRL knows it."""
     for planned in plan.plugins:
         provided, config = planned.plugin.provides, planned.plugin.config
-        if ("vocabulary" in provided and config.train) or ("adapter.lora" in provided and config.tokens):
+        rows = ("vocabulary" in provided and config.train) or ("adapter.lora" in provided and config.tokens)
+        if rows or "adapter.parameters" in provided:
             yield planned.name
 
 

@@ -41,6 +41,8 @@ TALKS = [{"instruction": f"What is {n} and one?", "output": f"It is {n + 1}, pla
 PAIRS = [{"prompt": f"What is {n}?", "chosen": f"It is {n}, said well.", "rejected": "No idea."} for n in range(8)]
 LABELLED = [{"prompt": f"What is {n}?", "completion": f"It is {n}.", "label": n % 2 == 0} for n in range(8)]
 TEXTS = [{"text": "The quick brown fox jumps over the lazy dog. " * 2} for _ in range(8)]
+SMALLER = {"badam": {"learning_rate": 1e-3}}
+"""Optimisers of which each step is as large as a fresh one of Adam's."""
 USUAL = (None, ("lora",), "adamw", "sft")
 """The usual parts of a combination."""
 ROLLOUT = {"prompts": 4, "epochs": 1, "max_new_tokens": 4}
@@ -188,7 +190,7 @@ def recipe_of(cell: Cell, materials: Materials, more: Mapping[str, Any] | None =
     plugins = {"precision": {"compute": "fp32"}, **{name: materials.options(name) for name in cell.plugins}, **use}
     if cell.stage in OWN_ANSWERS:
         plugins["reward_length"] = {"target": 3}
-    stage = merged(merged(COMMON, options), more or {})
+    stage = merged(merged(COMMON | SMALLER.get(cell.optimizer, {}), options), more or {})
     return {"model": materials.model(cell.quantizer), "data": rows, "use": plugins, "stages": [{cell.stage: stage}]}
 
 

@@ -58,20 +58,16 @@ class Request:
         return f"use.{self.plugin}.options.{option}" if self.plugin == "peft" else f"use.{self.plugin}"
 
 
+def _before_the_text(title: str, paper: str) -> Method:
+    """A method that learns what stands before the text, and is no part of the weights."""
+    return Method(title, paper, "prompt", named=False, merges=False, quantized=BOTH, modules=True, defaults=PROMPT)
+
+
 METHODS: dict[str, Method] = {
     "beft": Method("bias-efficient fine-tuning", "2509.15974", merges=False),
     "boft": Method("butterfly orthogonal fine-tuning", "2311.06243"),
     "c3a": Method("circular convolution", "2407.19342", quantized=(4,)),
-    "cartridge": Method(
-        "keys and values of a context",
-        "2506.06266",
-        "prompt",
-        False,
-        False,
-        defaults=PROMPT,
-        quantized=BOTH,
-        modules=True,
-    ),
+    "cartridge": _before_the_text("keys and values of a context", "2506.06266"),
     "deft": Method("decompositional fine-tuning", "in PEFT"),
     "delora": Method("decoupled angles and strength", "2503.18225"),
     "fourierft": Method("discrete Fourier transform of the update", "2405.03003", quantized=BOTH),
@@ -88,30 +84,10 @@ METHODS: dict[str, Method] = {
         "orthogonal fine-tuning", "2306.07280", quantized=BOTH, idle=frozenset({"module_dropout"}), modules=True
     ),
     "osf": Method("orthogonal subspaces", "2504.07097", modules=True),
-    "p_tuning": Method(
-        "prompt made by a network", "2103.10385", "prompt", False, False, defaults=PROMPT, quantized=BOTH, modules=True
-    ),
+    "p_tuning": _before_the_text("prompt made by a network", "2103.10385"),
     "peanut": Method("adapters of weight-aware networks", "in PEFT", modules=True),
-    "prefix_tuning": Method(
-        "keys and values before the text",
-        "2101.00190",
-        "prompt",
-        False,
-        False,
-        defaults=PROMPT,
-        quantized=BOTH,
-        modules=True,
-    ),
-    "prompt_tuning": Method(
-        "embeddings before the text",
-        "2104.08691",
-        "prompt",
-        False,
-        False,
-        defaults=PROMPT,
-        quantized=BOTH,
-        modules=True,
-    ),
+    "prefix_tuning": _before_the_text("keys and values before the text", "2101.00190"),
+    "prompt_tuning": _before_the_text("embeddings before the text", "2104.08691"),
     "psoft": Method("orthogonal fine-tuning of the principal subspace", "2505.11235", modules=True),
     "pvera": Method("probabilistic VeRA", "2512.07703", quantized=BOTH),
     "randlora": Method("random bases at full rank", "2502.00987", quantized=BOTH),

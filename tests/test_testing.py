@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import faults.rewards
 import faults.tokenizers
 import faults.training  # noqa: F401  (each of these registers its faults)
 import pytest
-from faults.plugins import Hears
+from faults.plugins import Hears, install
 from faults.registry import FAULTS, Fault, good
 
 from tunekit import testing
@@ -69,6 +70,26 @@ def test_a_fault_is_caught_by_the_test_that_is_there_for_it(
 def test_every_test_of_the_kit_has_a_fault_that_it_catches(suite: type) -> None:
     tests = {name for name in vars(suite) if name.startswith("test_")}
     assert tests == {fault.test for fault in FAULTS if fault.suite is suite}
+
+
+INSTALLED_IN_A_PROJECT = """
+import sys
+import importlib_metadata  # takes the place of the standard library's finder
+from tunekit.testing.distributions import readme_of
+sys.path.insert(0, sys.argv[1])
+import fake_hears
+print(readme_of(fake_hears.Hears, "fake-hears"))
+"""
+
+
+def test_an_installed_readme_is_read_beside_the_backport_and_inside_another_project(site: Path) -> None:
+    install(site, readme="`loud` says how loud.")
+    (site.parent / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    (site.parent / "README.md").write_text("Another project, whose environment this is.")
+    done = subprocess.run(
+        [sys.executable, "-c", INSTALLED_IN_A_PROJECT, str(site)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "`loud` says how loud.", done.stderr
 
 
 def test_a_test_cannot_be_replaced_in_silence() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from importlib import metadata
 from typing import Any, ClassVar
 
 import pydantic
@@ -17,9 +16,9 @@ from ..calls import Calls
 from ..catalog import PLUGINS, Entry, hooks_of
 from ..hooks import HookSpecs
 from ..plugin import Plugin
+from .distributions import readme_of, requirements_of
 from .options import configs_of, own_options
 from .overriding import refuse_silent_overrides
-from .readme import readme_of
 from .runs import calls_of, installed
 from .signatures import differences
 
@@ -132,7 +131,7 @@ class PluginSuite:
 
     def test_its_distribution_needs_the_core_and_not_a_stranger(self) -> None:
         """The core is called tunekit-core; `tunekit` on the public index is somebody else's project."""
-        needed = list(_requirements(self.entry().distribution))
+        needed = list(requirements_of(self.entry().distribution))
         assert "tunekit" not in needed, "the dependency `tunekit` is a stranger's code; write `tunekit-core`"
         assert "tunekit-core" in needed or self.entry().distribution == "tunekit-core"
 
@@ -155,11 +154,3 @@ def _imported_by(module: str) -> frozenset[str]:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return frozenset(name.partition(".")[0] for name in done.stdout.split())
-
-
-def _requirements(distribution: str) -> Iterator[str]:
-    """The normalised names of what a distribution depends on."""
-    for line in metadata.requires(distribution) or ():
-        name = re.match(r"[A-Za-z0-9._-]+", line)
-        assert name is not None, f"{line!r} is no requirement"
-        yield re.sub(r"[-_.]+", "-", name.group()).lower()

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Generator
 
 import pytest
+
+from tunekit.testing.options import shown_by
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is the evidence of an option has to run: skipped, or expected to fail, it shows nothing."""
+    report = yield
+    options = shown_by(getattr(item, "function", None))
+    if report.skipped and options:
+        report.outcome, report.longrepr = "failed", f"did not run, and is the evidence of {', '.join(options)}"
+    return report
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nox
@@ -101,12 +102,28 @@ def types(session: nox.Session) -> None:
 def alone(session: nox.Session, plugin: str) -> None:
     """Install one plugin with the core and its declared needs only, as wheels, and run its own tests."""
     folder = HERE / "plugins" / plugin
-    wheels = session.create_tmp()
+    wheels, wanted = session.create_tmp(), needs_of_tests(folder)
     install(session, "hatchling", "build")
-    for source in (HERE, *PLUGINS):
+    made = ours(plugin, *wanted)
+    for source in made.values():
         session.run("python", "-m", "build", "--no-isolation", "--wheel", "-o", wheels, str(source), silent=True)
-    install(session, "--find-links", wheels, plugin, "pytest", "hypothesis", *needs_of_tests(folder))
+    install(session, "--find-links", wheels, plugin, "pytest", "hypothesis", *wanted)
+    # A second run of this session would keep the first one's: the versions are the same.
+    session.install("--no-deps", "--force-reinstall", "--no-index", "--find-links", wheels, *made)
     session.run("pytest", str(folder / "tests"), *session.posargs, env={**QUIET, "OMP_NUM_THREADS": "1"})
+
+
+def ours(*names: str) -> dict[str, Path]:
+    """Those distributions that are of this repository, and what they need of it, each with its folder."""
+    folders = {"tunekit-core": HERE, **{folder.name: folder for folder in PLUGINS}}
+    found: dict[str, Path] = {}
+    left = list(names)
+    while left:
+        name = re.match(r"[\w.-]*", left.pop()).group()
+        if name in folders and name not in found:
+            found[name] = folders[name]
+            left += nox.project.load_toml(folders[name] / "pyproject.toml")["project"]["dependencies"]
+    return found
 
 
 def needs_of_tests(folder: Path) -> list[str]:

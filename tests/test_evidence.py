@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -76,3 +79,32 @@ def test_an_option_that_nothing_shows_is_found(tmp_path: Path) -> None:
     found = evidence_in(tmp_path)
     assert found == {"rank": ["test_some.py::test_one"], "batch.rows": ["test_some.py::test_one"],
                      "beta": ["test_some.py::test_one"], "Dpo:loss": ["test_some.py::line 10"]}  # fmt: skip
+
+
+NO_EVIDENCE = """
+import pytest
+from tunekit.testing.options import shows
+
+@shows("rank")
+@pytest.mark.skip(reason="too slow")
+def test_skipped(): ...
+
+@shows("rank", "alpha")
+@pytest.mark.xfail(reason="known")
+def test_expected_to_fail(): assert False
+
+@pytest.mark.skip(reason="shows nothing")
+def test_other(): ...
+"""
+
+
+def test_evidence_that_does_not_run_fails(tmp_path: Path) -> None:
+    shutil.copy(PLUGINS.parent / "conftest.py", tmp_path)
+    (tmp_path / "test_some.py").write_text(NO_EVIDENCE)
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    ).stdout  # fmt: skip
+    assert "did not run, and is the evidence of rank\n" in told
+    assert "did not run, and is the evidence of rank, alpha" in told
+    assert "1 failed, 1 skipped, 1 error" in told

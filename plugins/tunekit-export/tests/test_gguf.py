@@ -8,8 +8,8 @@ from dataclasses import replace
 import gguf
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tunekit.errors import ExportError, PlanError
 from tunekit.testing import tiny_tokenizer
@@ -110,15 +110,8 @@ def test_text_is_cut_in_the_file_as_by_the_tokenizer(name, digits, tmp_path):
     assert again.eos_token == tokenizer.eos_token
 
 
-def test_a_tokenizer_of_characters_is_read_back_by_its_merges_and_by_its_scores(tmp_path):
-    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="first", split=False)
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    trained.train_from_iterator(["The river is called the Amber, and the Amber flows to the sea."] * 3, trainer)
-    described = json.loads(trained.to_str())["model"]
-    merges = [tuple(merge) for merge in described["merges"]]
-    tokenizer = LlamaTokenizer(vocab=described["vocab"], merges=merges)
+def test_a_tokenizer_of_characters_is_read_back_by_its_merges_and_by_its_scores(of_characters, tmp_path):
+    tokenizer = of_characters
     size = len(tokenizer)
     vocabulary = vocabulary_of(tokenizer, size)
     assert (vocabulary.kind, vocabulary.adds_space) == ("llama", True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaTokenizer
+from tokenizers import Regex, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunekit.testing import tiny_model, tiny_tokenizer
 from tunekit.testing.observing import token_ids
@@ -63,28 +61,16 @@ def of_digits(pattern):
     return tokenizer
 
 
-def of_characters():
-    """A tokenizer of SentencePiece's kind."""
-    trained = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="first", split=False)
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    trained.train_from_iterator(["The river is called the Amber, and the Amber flows to the sea."] * 3, trainer)
-    described = json.loads(trained.to_str())["model"]
-    return LlamaTokenizer(vocab=described["vocab"], merges=[tuple(merge) for merge in described["merges"]])
-
-
 TOKENIZERS = {
     "gpt-2": tiny_tokenizer,
     "smollm": lambda: of_digits(None),
     **{name: lambda pattern=pattern: of_digits(pattern) for pattern, name in SPLITS.items()},
-    "characters": of_characters,
 }
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
-def test_it_cuts_text_as_the_tokenizer_does(name, tmp_path):
-    tokenizer = TOKENIZERS[name]()
+@pytest.mark.parametrize("name", [*TOKENIZERS, "characters"])
+def test_it_cuts_text_as_the_tokenizer_does(name, of_characters, tmp_path):
+    tokenizer = of_characters if name == "characters" else TOKENIZERS[name]()
     llama = opened(write(tiny_model(vocab_size=520), tokenizer, tmp_path / "a.gguf"), vocab_only=True)
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tunekit.errors import DataError
 from tunekit.testing import conversations, labelled, plan_for, stage_context, tiny_bundle
-from tunekit.values import Event, Example, Examples, Mixing
+from tunekit.values import Event, Example, Examples, Message, Mixing
 from tunekit_kto import Kto
 from tunekit_lora import Lora
 from tunekit_train import AdamW
@@ -47,6 +47,28 @@ def test_each_answer_stands_beside_another_and_is_counted_once(tmp_path: Path) -
     assert prepared.account.kept == 8
 
 
+def test_answers_that_a_run_holds_out_stand_beside_none_that_it_learns_from(tmp_path: Path) -> None:
+    stage = Kto(evaluate={"share": 0.25})
+    context = stage_context(stage, AdamW(), folder=tmp_path)
+    rows = [
+        replace(row, messages=(row.messages[0], Message("assistant", f"It is {number}.")))
+        for number, row in enumerate(labelled(16))
+    ]
+    bundle = tiny_bundle()
+    prepared = context.calls.own(
+        "tunekit_prepare_data", data=Examples.of(rows), tokenizer=bundle.tokenizer, context=context
+    )
+    result = context.calls.own("tunekit_train_stage", bundle=bundle, data=prepared, context=context)
+
+    def told(sequence: Any) -> int:
+        return int(bundle.tokenizer.decode(sequence.ids).split("It is ")[1].split(".")[0])
+
+    trained_on = set(range(16)) - set(result.held_out)
+    assert len(trained_on) == 12
+    assert [told(item.sequences[0]) for item in prepared] == list(range(16))
+    assert {told(prepared[number].sequences[1]) for number in trained_on} == trained_on
+
+
 def test_without_a_kl_term_answers_stand_alone(tmp_path: Path) -> None:
     context = stage_context(Kto(loss="apo_zero_unpaired"), folder=tmp_path)
     prepared = context.calls.own(
@@ -58,7 +80,7 @@ def test_without_a_kl_term_answers_stand_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (labelled(1), "is one example, and the KL term of kto needs"),
+        (labelled(1), "is trained on with one prompt alone, and the KL term of kto needs"),
         (conversations(), "trains on an answer that is called"),
     ],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from tunekit.values import Item, TokenSequence
-from tunekit_kto.mismatch import MismatchedItems, mismatched
+from tunekit_kto.mismatch import MismatchedItems, mismatched, partners
 from tunekit_train import Items
 
 
@@ -42,6 +45,46 @@ def test_the_seed_decides_who_stands_beside_whom() -> None:
 
     assert partners(0) == partners(0)
     assert partners(0) != partners(1)
+
+
+def test_no_answer_stands_behind_its_own_prompt_where_several_were_given_to_it() -> None:
+    asked = [0, 0, 0, 1, 1, 2, 3, 3, 4, 5]
+    for seed in range(20):
+        others = partners(np.array(asked), f"{seed}")
+        assert sorted(others.tolist()) == list(range(10))
+        assert all(asked[own] != asked[other] for own, other in enumerate(others))
+
+
+def test_a_prompt_of_more_than_half_of_the_items_meets_others_as_often_as_there_are_any() -> None:
+    asked = [0, 0, 0, 0, 0, 1, 2]
+    others = partners(np.array(asked), "0")
+    assert sum(asked[own] != asked[other] for own, other in enumerate(others)) == 4
+    assert sorted(others.tolist()) == list(range(7))
+    alone = partners(np.zeros(5, np.int64), "0")
+    assert all(other != own for own, other in enumerate(alone))
+
+
+def test_the_answer_to_the_same_prompt_is_no_mismatch() -> None:
+    twice = [replace(item(number // 2, 2, 3), label=number % 2 == 0) for number in range(12)]
+    for number, made in enumerate(MismatchedItems(Items(twice), seed=0, max_length=100)):
+        assert made.sequences[1].ids[-1] != 200 + number // 2
+
+
+def test_nothing_learns_from_a_held_out_answer() -> None:
+    training = np.array([0, 2, 3, 5, 7, 8, 11, 12, 13, 17])
+    for seed in range(10):
+        items = MismatchedItems(some(), seed, 100, training)
+        met = [int(items[int(at)].sequences[1].ids[-1]) - 200 for at in training]
+        assert sorted(met) == training.tolist()
+        assert all(int(items[at].sequences[1].ids[-1]) - 200 != at for at in range(20))
+
+
+def test_the_fingerprint_tells_which_items_are_trained_on() -> None:
+    data = some()
+    data.fingerprint = "data"
+    told = {MismatchedItems(data, 0, 100, np.arange(count)).fingerprint for count in (10, 12, 20)}
+    assert len(told) == 3
+    assert MismatchedItems(data, 0, 100).fingerprint in told
 
 
 def test_a_mismatched_answer_is_cut_at_its_end_to_the_limit() -> None:

@@ -294,10 +294,8 @@ def test_segments_lead_back_to_their_sequences() -> None:
 
 
 def test_a_sequence_that_is_not_in_the_file_is_said_with_its_row(tmp_path: Path) -> None:
-    from tunekit_train.hidden_file import Seen, key_of
-
     (one,), (other,) = (item.sequences for item in random_items(2))
-    made = HiddenFile.make(tmp_path / "kept", "mark", [Seen(key_of(one), torch.arange(2.0 * len(one)).view(-1, 2))])
+    made = HiddenFile.make(tmp_path / "kept", "mark", [(one, torch.arange(2.0 * len(one)).view(-1, 2))])
     assert torch.equal(made.read(one), torch.arange(2.0 * len(one)).view(-1, 2))
     assert json.loads((tmp_path / "kept" / "manifest.json").read_text())["fingerprint"] == "mark"
     assert HiddenFile.find(tmp_path / "kept", "another") is None

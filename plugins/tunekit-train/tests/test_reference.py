@@ -358,8 +358,8 @@ def test_the_file_holds_float32_for_each_supervised_token(run_training: Callable
     found = ReferenceFile.find(folder, manifest["fingerprint"])
     assert found is not None
     assert found.sequences == 6
-    assert found.tokens == Batch(tuple(items)).supervised_tokens
-    assert found.read([items[2].sequences[0]]).dtype == "float32"
+    assert found.rows == Batch(tuple(items)).supervised_tokens
+    assert found.read(items[2].sequences[0]).dtype == torch.float32
     assert ReferenceFile.find(folder, "another") is None
 
 
@@ -368,7 +368,7 @@ def test_a_sequence_that_is_not_in_the_file_is_said_with_its_row(run_training: C
     found = ReferenceFile.find(folder, json.loads((folder / "manifest.json").read_text())["fingerprint"])
     assert found is not None
     with pytest.raises(DataError, match=r"rows.json, row 3: was not there when the reference log-probabilities"):
-        found.read([random_items(3, seed=99)[2].sequences[0]])
+        found.read(random_items(3, seed=99)[2].sequences[0])
 
 
 def streamed(folder: Path, model: Any, mode: str = "auto") -> Any:

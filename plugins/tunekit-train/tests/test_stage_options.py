@@ -15,7 +15,7 @@ from tunekit_train import Batch, ConversationConfig, Objective, Provided, Stage,
 from tunekit_train.determinism import CUBLAS
 from tunekit_train.encoding.testing import byte_tokenizer, talk
 from tunekit_train.testing import CrossEntropy, bundle, context, tiny_llama, with_lora
-from tunekit_train.trackers import TRACKERS
+from tunekit_train.trackers import TRACKERS, tracker_problems
 
 
 class Plain(Stage[ConversationConfig]):
@@ -154,3 +154,14 @@ def test_the_trackers_are_those_that_transformers_feeds() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     assert set(TRACKERS) == set(INTEGRATION_TO_CALLBACK)
+
+
+def test_swanlab_on_this_machine_alone_needs_its_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunekit_train.trackers.find_spec", lambda package: None if package == "swanboard" else package)
+    monkeypatch.delenv("SWANLAB_MODE", raising=False)
+    assert not list(tracker_problems(("swanlab",), "stages.0.sft"))
+    monkeypatch.setenv("SWANLAB_MODE", "local")
+    (found,) = tracker_problems(("swanlab",), "stages.0.sft")
+    assert str(found) == (
+        "stages.0.sft.log.trackers: swanlab needs swanboard, not installed; `pip install 'swanlab[dashboard]'`"
+    )

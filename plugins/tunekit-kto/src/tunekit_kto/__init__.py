@@ -70,14 +70,17 @@ class Kto(Stage[KtoConfig]):
         if self.config.loss != "kto":
             return prepared
         from tunekit_train.items import IndexedItems
+        from tunekit_train.order import split
 
         from .mismatch import MismatchedItems
 
         assert isinstance(prepared, IndexedItems), "streamed data is refused when the run is planned"
-        if len(prepared) == 1:
-            what = "is one example, and the KL term of kto needs an answer to another prompt"
+        training, _ = split(len(prepared), self.config.evaluate.share, context.seed)
+        made = MismatchedItems(prepared, context.seed, self.config.batch.max_length, training)
+        if made.prompts == 1:
+            what = "is trained on with one prompt alone, and the KL term of kto needs answers to other prompts"
             raise DataError([Problem(f"{context.key}.data", what, "give more data, or use loss: apo_zero_unpaired")])
-        return MismatchedItems(prepared, context.seed, self.config.batch.max_length)
+        return made
 
 
 __all__ = ["Kto", "KtoConfig"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,18 +17,23 @@ from tunekit_train.permuting import permutation
 class MismatchedItems(IndexedItems):
     """Items of one answer, each with a second sequence: its prompt, and the answer of another item.
 
-    Which other is fixed for the whole run by `seed`: all items in one random circle, so that each answer is used once.
-    The prompt is what stands before the first supervised token, the answer all from there on, cut at the end so that
-    both together have `max_length` tokens at most. Made when it is asked for; nothing is stored.
+    Which other is fixed for the whole run by `seed`; it stands behind another prompt as far as the data allows. Of the
+    items numbered in `training` (all by default), others of them are taken, each once, so that none learns from a
+    held-out answer. The prompt is what stands before the first supervised token, the answer all from there on, cut at
+    the end so that both together have `max_length` tokens at most. Made when it is asked for; nothing is stored.
     """
 
-    def __init__(self, items: IndexedItems, seed: int, max_length: int) -> None:
+    def __init__(self, items: IndexedItems, seed: int, max_length: int, training: Indices | None = None) -> None:
         self._items, self._max_length = items, max_length
         self.account, self.mixing = items.account, items.mixing
-        self.fingerprint = f"{items.fingerprint} mismatched {seed} {max_length}" if items.fingerprint else ""
-        circle = permutation(len(items), f"{seed} mismatch")
-        self._others = np.empty_like(circle)
-        self._others[circle] = np.roll(circle, 1)
+        chosen = np.arange(len(items)) if training is None else training
+        digest = hashlib.sha256(chosen.tobytes()).hexdigest()
+        self.fingerprint = f"{items.fingerprint} mismatched {seed} {max_length} {digest}" if items.fingerprint else ""
+        prompts = prompts_of(items)
+        self.prompts = len(np.unique(prompts[chosen]))
+        """How many different prompts the items of `training` have."""
+        self._others = partners(prompts, f"{seed} mismatch")
+        self._others[chosen] = chosen[partners(prompts[chosen], f"{seed} mismatch")]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -46,6 +52,29 @@ class MismatchedItems(IndexedItems):
         answers = own - starts
         mixed: Indices = np.minimum(starts + answers[self._others], self._max_length)
         return own + mixed
+
+
+def prompts_of(items: IndexedItems) -> Indices:
+    """A number for each item, [items]: the same where the prompt is the same."""
+    numbers: dict[bytes, int] = {}
+    read = (np.asarray(item.sequences[0].ids[: _start(item.sequences[0])], np.int64).tobytes() for item in items)
+    return np.fromiter((numbers.setdefault(prompt, len(numbers)) for prompt in read), np.int64, len(items))
+
+
+def partners(prompts: Indices, seed: str) -> Indices:
+    """For each item the number of another, [items]; each is used once.
+
+    All items lie in one random circle, those of one prompt side by side, and each takes the one that lies as many
+    places before it as the commonest prompt has items, or half of the circle. So none meets its own prompt, unless that
+    one has more than half of the items: then as few as can be, and none itself.
+    """
+    circle = permutation(len(prompts), seed)
+    _, first, group = np.unique(prompts[circle], return_index=True, return_inverse=True)
+    circle = circle[np.argsort(first[group], kind="stable")]
+    others = np.empty_like(circle)
+    most = int(np.bincount(group, minlength=1).max())
+    others[circle] = np.roll(circle, min(most, len(circle) // 2))
+    return others
 
 
 def mismatched(own: TokenSequence, other: TokenSequence, max_length: int) -> TokenSequence:

@@ -17,7 +17,7 @@ from tunekit.values import TokenSequence
 
 from .attentions import attention_of
 from .forward import Forward, base_model, segments_obstacle
-from .hidden_file import HiddenFile, Seen, fingerprint_of, key_of, tokens_of
+from .hidden_file import HiddenFile, fingerprint_of
 from .layers import find_layers, first_trained, given, listened_to, lower_only, relative_difference
 from .layout import Layout
 from .objective import Batch, Source
@@ -195,18 +195,18 @@ class _Filling:
         return Batch(tuple(self.job.training.take(item) for item in self.job.order.batches(0)[0]))
 
     def _too_large(self, bytes_per_token: int) -> str | None:
-        needed = bytes_per_token * sum(tokens_of(batch.sequences) for batch in self.items)
+        needed = bytes_per_token * sum(sum(_lengths(batch.sequences)) for batch in self.items)
         limit, free = self.job.config.compute.frozen_layers_gib, shutil.disk_usage(self.job.context.folder).free
         if needed > limit * GIB:
             return f"hidden states take {needed / GIB:.2g} GiB, more than compute.frozen_layers_gib: {limit:g}"
         return f"hidden states take {needed / GIB:.2g} GiB, and the disk has no room" if needed > free / 2 else None
 
-    def _seen(self) -> Iterator[Seen]:
+    def _seen(self) -> Iterator[tuple[TokenSequence, Tensor]]:
         model = self.job.bundle.model
         for batch in self.items:
             with evaluating(model), torch.no_grad():
                 hidden = self._compute(batch)
-            yield from map(Seen, map(key_of, batch.sequences), torch.split(hidden, _lengths(batch.sequences)))
+            yield from zip(batch.sequences, torch.split(hidden, _lengths(batch.sequences)), strict=True)
 
     def _compute(self, batch: Batch) -> Tensor:
         """What comes out of the layers for the sequences of a batch, one after the other, [tokens, hidden size]."""

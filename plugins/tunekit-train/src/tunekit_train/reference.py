@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunekit.errors import PlanError, Problem
+from tunekit.values import TokenSequence
 
 from .forward import Forward
 from .heads import is_head
 from .items import Indices
 from .objective import Batch, Source
-from .reference_file import ReferenceFile, Scored, fingerprint_of, keys_of
+from .reference_file import ReferenceFile, fingerprint_of
 from .scores import TokenScores
 
 if TYPE_CHECKING:
@@ -134,12 +135,12 @@ class Cached(Reference):
     def scores(self, forward: Forward) -> TokenScores:
         """Read."""
         layout = forward.layout
-        found = torch.from_numpy(self.file.read(forward.batch.sequences))
+        found = torch.cat([self.file.read(sequence) for sequence in forward.batch.sequences])
         return TokenScores(found.to(layout.weights.device), layout.weights, layout.owners)
 
     def facts(self) -> Mapping[str, Any]:
         """Which way was chosen, and what it took."""
-        return {**super().facts(), "reference_tokens": self.file.tokens, "reference_sequences": self.file.sequences}
+        return {**super().facts(), "reference_tokens": self.file.rows, "reference_sequences": self.file.sequences}
 
     def save(self, folder: Path) -> None:
         """Keep the choice, and which file it was."""
@@ -291,13 +292,12 @@ class CanonicalPass:
         for items, chosen in ((job.training, self._visited), (job.held_out, np.arange(len(job.held_out)))):
             yield from job.in_turn(items, chosen)
 
-    def _scored(self) -> Iterator[Scored]:
+    def _scored(self) -> Iterator[tuple[TokenSequence, Tensor]]:
         """Every sequence with the log-probabilities of its supervised tokens."""
         for batch in self:
-            scores = policy_scores(self.job, batch).cpu().numpy()
-            counts = [np.count_nonzero(np.asarray(sequence.weights)[1:]) for sequence in batch.sequences]
-            parts = np.split(scores, np.cumsum(counts)[:-1])
-            yield from map(Scored, keys_of(batch.sequences), parts)
+            counts = [int(np.count_nonzero(np.asarray(sequence.weights)[1:])) for sequence in batch.sequences]
+            scores = policy_scores(self.job, batch).float()
+            yield from zip(batch.sequences, torch.split(scores, counts), strict=True)
 
     @cached_property
     def _visited(self) -> Indices:

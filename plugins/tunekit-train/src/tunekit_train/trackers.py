@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -35,9 +36,16 @@ def tracker_problems(names: tuple[str, ...], key: str) -> Iterator[Problem]:
             remedy = f"did you mean {close}?" if close else f"name one of {', '.join(TRACKERS)}"
             yield Problem(where, f"{name} is no tracker that transformers feeds", remedy)
             continue
-        packages, install = TRACKERS[name]
+        packages, install = _needs(name)
         missing = [package for package in packages if find_spec(package) is None]
         if missing:
             yield Problem(where, f"{name} needs {' and '.join(missing)}, not installed", f"`pip install {install}`")
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Problem(where, f"names {name} twice", "name it once")
+
+
+def _needs(name: str) -> tuple[tuple[str, ...], str]:
+    """What a tracker needs here: swanlab's own page on this machine is a package of its own."""
+    if name == "swanlab" and os.environ.get("SWANLAB_MODE") == "local":
+        return ("swanlab", "swanboard"), "'swanlab[dashboard]'"
+    return TRACKERS[name]

@@ -10,23 +10,31 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tunekit_distributed.crew import _free_port
 
-CHILD = Path(__file__).with_name("distributed_child.py")
+CHILD, FOUND = Path(__file__).with_name("distributed_child.py"), "found.json"
 
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory):
-    """What two processes have found that train in a way, and where: all they do is done in one start."""
-    kept = {}
+    """What two processes have found that train in a way, and where: all they do is done in one start.
+
+    The workers of a run of tests share it.
+    """
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
 
     def of(way):
         if way == "zero3":
             pytest.importorskip("deepspeed")
-        if way not in kept:
-            kept[way] = in_processes(CHILD, way, tmp_path_factory.mktemp(way), 2)
-        return kept[way]
+        folder = shared / f"in-two-processes-{way}"
+        with FileLock(f"{folder}.lock"):
+            if not (folder / FOUND).exists():
+                folder.mkdir(exist_ok=True)
+                in_processes(CHILD, way, folder, 2)
+        return json.loads((folder / FOUND).read_text()), folder
 
     return of
 
@@ -42,7 +50,7 @@ def child():
 
 
 def in_processes(script, way, folder, count):
-    """What a script has found in so many processes, and where."""
+    """Run a script in so many processes."""
     port = str(_free_port())
     crew = []
     for rank in range(count):
@@ -59,4 +67,3 @@ def in_processes(script, way, folder, count):
             )
     codes = [each.wait(timeout=900) for each in crew]
     assert codes == [0] * count, "\n".join((folder / f"output-{rank}.txt").read_text() for rank in range(count))
-    return json.loads((folder / "found.json").read_text()), folder

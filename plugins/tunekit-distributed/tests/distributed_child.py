@@ -6,6 +6,7 @@ others are compared with is that of the tests, which calls `scenarios`.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -143,6 +144,7 @@ def scenario(
     parallel: Parallel, folder: Path, model: Any, objective: Callable[[], Any], items: Any, **options: Any
 ) -> dict[str, Any]:
     """Train; with `kill` stop right after that step, and go on from what was saved. Options go over the usual ones."""
+    gc.freeze()  # training collects several times, over all modules that are imported by now
     kill, events = options.pop("kill", 0), list[Event]()
 
     def hear(event: Event) -> None:

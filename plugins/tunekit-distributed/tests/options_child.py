@@ -62,6 +62,7 @@ def held(event: Event, earlier: list[torch.optim.Optimizer]) -> Iterator[int]:
 
 def look(folder: Path, parallel: Parallel, model: Any, unused: bool) -> dict[str, Any]:
     """Train for two steps; `unused`: a weight of the model takes part in none."""
+    gc.freeze()  # as each scenario does
     seen: dict[str, Any] = {"states": 0, "losses": []}
     earlier = optimizers()
     if unused:

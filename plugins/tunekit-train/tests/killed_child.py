@@ -5,9 +5,11 @@ items are kept (`memory`, `stored`, `streamed`), and whether they are `packed`, 
 the weights that the stage ends with, its learning rate and its end.
 """
 
+import gc
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import torch
@@ -27,6 +29,8 @@ from tunekit_train.testing import (
     word_examples,
 )
 
+gc.freeze()  # training collects several times, over all modules that are imported by now
+sys.modules.setdefault("gptqmodel", None)  # type: ignore[arg-type]  # peft would import it, for a second, to no end
 folder: Path = globals()["folder"]
 point: str | None = globals()["point"]
 resume: bool = globals()["resume"]

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 CHILD = str(Path(__file__).with_name("killed_child.py"))
+LIBRARIES = ["peft", "tunekit_train.engine", "tunekit_train.testing", "matplotlib.pyplot", "deepspeed"]
+"""What a run imports; accelerate brings the last one wherever it is installed."""
 POINTS = ("mid-accumulation", "checkpoint write", "before the rename", "evaluation", "second epoch")
 WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "full": "model/model.safetensors"}
 
@@ -21,7 +23,7 @@ WEIGHTS = {"lora": "adapter/adapter_model.safetensors", "full": "model/model.saf
 def processes() -> Any:
     """Fresh processes from a server that has imported the libraries and done nothing else."""
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["peft", "tunekit_train.engine", "tunekit_train.testing"])
+    server.set_forkserver_preload(LIBRARIES)
     return server
 
 

@@ -12,24 +12,20 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tunekit.testing.fixtures import shared  # noqa: F401
 from tunekit_distributed.crew import _free_port
 
 CHILD, FOUND = Path(__file__).with_name("distributed_child.py"), "found.json"
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory):
-    """What two processes have found that train in a way, and where: all they do is done in one start.
-
-    The workers of a run of tests share it.
-    """
-    here = tmp_path_factory.getbasetemp()
-    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+def ran(shared):  # noqa: F811
+    """What two processes have found that train in a way, and where: all they do is done in one start."""
 
     def of(way):
         if way == "zero3":
             pytest.importorskip("deepspeed")
-        folder = shared / f"in-two-processes-{way}"
+        folder = shared / way
         with FileLock(f"{folder}.lock"):
             if not (folder / FOUND).exists():
                 folder.mkdir(exist_ok=True)

@@ -36,9 +36,9 @@ from .packed import Packed
 
 
 @pytest.fixture(scope="session")
-def kept_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kept_copies(shared: Path) -> Path:
     """A folder in which quantised copies are kept for all tests."""
-    return tmp_path_factory.mktemp("cache")
+    return shared / "quantised-copies"
 
 
 @pytest.fixture(scope="module", autouse=True)

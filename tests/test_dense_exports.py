@@ -32,11 +32,14 @@ def tiny(tmp_path_factory):
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def refused(model, data=TEXTS, stage=SFT, export=None, options=None, **use):
+LORA = {"lora": {"rank": 4}}
+
+
+def refused(model, data=TEXTS, stages=(SFT,), export=None, options=None, adapter=LORA, **use):
     """What the plan says, by places of the recipe; of all targets where no `export` is given."""
     export = export or [{name: dict(options or {})} for name in TARGETS]
-    use = {"precision": {"compute": "fp32"}, "lora": {"rank": 4}, **use}
-    pipeline = tk.Pipeline(model=str(model), data=data, use=use, stages=[stage], export=export)
+    use = {"precision": {"compute": "fp32"}, **adapter, **use}
+    pipeline = tk.Pipeline(model=str(model), data=data, use=use, stages=list(stages), export=export)
     with pytest.raises(PlanError) as raised:
         pipeline.plan()
     found = {}
@@ -50,7 +53,7 @@ def test_there_are_such_targets():
 
 
 def test_the_head_of_a_reward_model_is_held_by_none(tiny):
-    found = refused(tiny, data=PAIRS, stage={"reward": {"epochs": 1}})
+    found = refused(tiny, data=PAIRS, stages=[{"reward": {"epochs": 1}}])
     for number, name in enumerate(TARGETS):
         message = found[f"export.{number}.{name}"]
         assert "reward trains a reward model, whose head these files cannot hold; export the adapter" in message
@@ -69,6 +72,24 @@ def test_a_reward_model_that_was_trained_whole_is_where_the_run_has_left_it(tiny
     assert len(raised.value.problems) == 2
     pipeline = tk.Pipeline(model=str(tiny), data=PAIRS, use=use, stages=[stage])
     assert (pipeline.run(tmp_path / "run").record.artefact("model") / "value_head.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "beft", "ln_tuning"])
+def test_what_no_weights_can_hold_is_exported_as_the_adapter_it_is(tiny, method):
+    found = refused(tiny, adapter={"peft": {"method": method}})
+    for number, name in enumerate(TARGETS):
+        message = found[f"export.{number}.{name}"]
+        assert "what peft trains stands beside the weights, and cannot be added into them; export" in message
+    recipe = {"model": str(tiny), "data": TEXTS, "stages": [SFT]}
+    tk.Pipeline(**recipe, use={"peft": {"method": method}}, export=[{"adapter": {}}]).plan()
+    tk.Pipeline(**recipe, use={"peft": {"method": "ia3"}}, export=[{"merged": {}}]).plan()
+
+
+def test_it_is_the_adapter_of_the_last_stage_that_goes_into_weights(tiny):
+    first = {"sft": {"epochs": 1, "adapter": "one", "use": LORA}}
+    last = {"sft": {"epochs": 1, "adapter": "two", "use": {"peft": {"method": "prompt_tuning"}}}}
+    found = refused(tiny, stages=[first, last], adapter={}, export=[{"merged": {}}])
+    assert "what peft trains stands beside the weights" in found["export.0.merged"]
 
 
 def test_there_is_an_original_of_weights_only_that_the_run_has_quantised(tiny, tmp_path):

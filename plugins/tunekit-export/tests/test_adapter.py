@@ -18,6 +18,7 @@ from tunekit.values import ModelBundle, Report
 from tunekit_export.gguf_file import write_gguf
 from tunekit_export.vocabulary import vocabulary_of
 from tunekit_lora import Lora
+from tunekit_peft import Peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
 
@@ -130,6 +131,13 @@ def test_what_is_no_part_of_the_weights_is_exported_alone(train, tmp_path):
     run = train(tmp_path / "run", peft={"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}})
     made = run.export("adapter")
     assert made.verification.kl < 1e-6 < made.verification.base_kl
+    with pytest.raises(PlanError, match=r"export.0.merged: what peft trains stands beside the weights, and cannot"):
+        run.export("merged")
+
+
+def test_an_adapter_that_does_not_say_that_it_stands_apart_is_refused_once_it_shows(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(Peft, "provides", property(lambda self: frozenset({"adapter", "adapter.saved"})))
+    run = train(tmp_path / "run", peft={"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}})
     with pytest.raises(ExportError, match=r"peft has trained cannot be added into the weights: .*export the adapter"):
         run.export("merged")
 

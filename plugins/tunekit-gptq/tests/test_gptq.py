@@ -197,6 +197,7 @@ def test_what_gptqmodel_says_last_is_in_the_error(tmp_path):
         _carry_out(job, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
 def test_a_run_quantises_trains_exports_and_is_opened_when_its_data_has_gone(tmp_path):
     """The whole way: dense model and data in, a merged dense model out; the loss falls."""
     data = [{"messages": [{"role": m.role, "content": m.content} for m in each.messages]} for each in conversations()]
@@ -213,6 +214,9 @@ def test_a_run_quantises_trains_exports_and_is_opened_when_its_data_has_gone(tmp
     assert losses[-1] < losses[0]
     exported = run.export("merged")
     assert exported.verification.kl < 0.01 * exported.verification.base_kl
+    alone = run.export("adapter")
+    assert alone.verification.kl < 1e-6
+    assert "on weights of the base that tunekit had rounded (gptq)" in (alone.folder / "README.md").read_text()
     answer = run.chat("What is two and three?", max_new_tokens=4)
     (tmp_path / "data.json").unlink()
     assert tunekit.open_run(tmp_path / "run").chat("What is two and three?", max_new_tokens=4) == answer

@@ -57,10 +57,14 @@ class MethodPlugin(Plugin[Config]):
 
     @property
     def provides(self) -> frozenset[str]:
-        """An adapter, several by name where the method can, and whether it trains parameters that lie in no module."""
+        """An adapter, several by name where the method can; whether it trains parameters that lie in no module.
+
+        And whether it stands apart: what it learns cannot be added into the weights.
+        """
         request = self.request
         more = {"adapter.named"} if request.entry.named else set()
         more |= set() if request.entry.modules else {"adapter.parameters"}
+        more |= set() if request.entry.named and request.entry.merges else {"adapter.apart"}
         return frozenset({"adapter", f"adapter.{request.method}", "adapter.saved", *more})
 
     @property

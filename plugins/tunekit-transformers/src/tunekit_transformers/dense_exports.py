@@ -8,7 +8,7 @@ from typing import Any
 
 from tunekit.calls import implements
 from tunekit.errors import Problem
-from tunekit.values import ExportPlan, Plan
+from tunekit.values import ExportPlan, Plan, StagePlan
 
 from .sources import has_weights_of_old
 from .stored import stored_quantization
@@ -36,6 +36,9 @@ def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Pr
         what = f"{valuing} trains a reward model, whose head these files cannot hold"
         beside = "export the adapter, which has the head beside it: `adapter: {}`"
         yield Problem(key, what, beside if plan.provides("adapter") else WHOLE)
+    if (apart := _apart(plugin, plan)) is not None:
+        what = f"what {apart} trains stands beside the weights, and cannot be added into them"
+        yield Problem(key, what, "export the adapter alone: `adapter: {}`")
     if not images and plan.provides("model.vision"):
         what = f"{plan.recipe.model} reads images, and these files hold text models alone"
         yield Problem(key, what, "export it merged: `merged: {}`")
@@ -43,10 +46,26 @@ def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Pr
 
 def valuing_stage(plugin: Any, plan: Plan) -> str | None:
     """The stage that has made a reward model of what is exported; None where it is a model that writes."""
+    stage = _last_stage(plugin, plan)
+    return stage.name if stage is not None and implements(stage.plugin.plugin, "tunekit_score") else None
+
+
+def _apart(plugin: Any, plan: Plan) -> str | None:
+    """The plugin of an adapter that no weights can hold; None where what is exported is another."""
+    stage = _last_stage(plugin, plan)
+    if stage is None:
+        return None
+    own, shared = stage.uses, [planned for planned in plan.plugins if planned.stage is None]
+    attaching = [planned for planned in (*own, *shared) if "adapter" in planned.plugin.provides]
+    return attaching[0].name if attaching and "adapter.apart" in attaching[0].plugin.provides else None
+
+
+def _last_stage(plugin: Any, plan: Plan) -> StagePlan | None:
+    """The stage that was the last to train what is exported."""
     planned = _planned(plugin, plan)
     adapter = planned.adapter if planned is not None and planned.adapter is not None else plan.final_adapter
     trained = [stage for stage in plan.stages if stage.adapter == adapter]
-    return trained[-1].name if trained and implements(trained[-1].plugin.plugin, "tunekit_score") else None
+    return trained[-1] if trained else None
 
 
 def _planned(plugin: Any, plan: Plan) -> ExportPlan | None:

@@ -10,7 +10,7 @@ from tunekit.errors import ExportError
 from tunekit.testing import tiny_tokenizer
 from tunekit.testing.options import shows
 from tunekit_export import Ollama
-from tunekit_export.ollama import go_template, stops_of
+from tunekit_export.ollama import go_template, stops_of, usage_of
 from tunekit_export.roles import roles_of
 
 CHATML = tiny_tokenizer().chat_template
@@ -63,6 +63,15 @@ def test_the_template_says_what_the_chat_template_says(jinja):
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         given = turns if turns[0][0] == "system" or roles.system is None else [("system", roles.system), *turns]
         assert evaluated(go_template(roles), given) == expected
+
+
+@pytest.mark.parametrize("trimmed", [True, False])
+def test_a_template_that_takes_blanks_away_is_told_of_in_the_card(trimmed):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = LLAMA3 if trimmed else LLAMA3.replace(" | trim", "")
+    roles = roles_of(tokenizer)
+    assert roles.trims is trimmed
+    assert ("neither begin nor end with them" in usage_of(roles)) is trimmed
 
 
 def test_what_the_reader_puts_first_by_itself_is_left_out():

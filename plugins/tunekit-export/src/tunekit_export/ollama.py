@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from . import OllamaConfig
 
 FILE = "Modelfile"
+USE = "## Use\n\n```sh\nollama create my-model -f Modelfile\nollama run my-model\n```"
+TRIMMED = (
+    "The chat template takes blanks away from around messages, which Ollama's language cannot say: ask with messages "
+    "that neither begin nor end with them."
+)
 
 
 def export_ollama(config: OllamaConfig, bundle: ModelBundle, request: ExportRequest) -> Exported:
@@ -32,8 +37,12 @@ def export_ollama(config: OllamaConfig, bundle: ModelBundle, request: ExportRequ
     stops = stops_of(tokenizer, roles)
     (request.folder / FILE).write_text(model_file(path.name, roles, stops, config), encoding="utf-8")
     found = verify(bundle, request, lambda: read_gguf(path), reader())
-    usage = "## Use\n\n```sh\nollama create my-model -f Modelfile\nollama run my-model\n```"
-    return Exported(found, {**facts, "stop": stops}, usage)
+    return Exported(found, {**facts, "stop": stops}, usage_of(roles))
+
+
+def usage_of(roles: Roles) -> str:
+    """What the card says of how to use it."""
+    return f"{USE}\n\n{TRIMMED}" if roles.trims else USE
 
 
 def model_file(gguf: str, roles: Roles, stops: list[str], config: OllamaConfig) -> str:

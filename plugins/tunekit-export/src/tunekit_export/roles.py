@@ -8,7 +8,7 @@ does more is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tunekit.errors import ExportError
@@ -16,19 +16,22 @@ from tunekit.errors import ExportError
 Turns = Sequence[tuple[str, str]]
 MARK = "\u2402{}\u2403"
 ROLES = ("system", "user", "assistant")
+PADDED = [("user", " \n So? \n ")]
 
 
 @dataclass(frozen=True)
 class Roles:
     """What stands before and after the words of each role, what opens an answer, and the system message by default.
 
-    `head` stands before the first message, whosever it is.
+    `head` stands before the first message, whosever it is. `trims` says that the template takes blanks away from around
+    messages, which formats without Jinja do not.
     """
 
     around: dict[str, tuple[str, str]]
     opening: str
     head: str = ""
     system: str | None = None
+    trims: bool = False
 
     def render(self, turns: Turns) -> str:
         """A conversation that waits for an answer, as these parts make it."""
@@ -53,6 +56,7 @@ def roles_of(tokenizer: Any, begin: str = "") -> Roles:
         for turns in _conversations():
             if render(turns) != roles.render(turns):
                 raise ValueError(f"{len(turns)} messages that begin with {turns[0][0]} come out otherwise")
+        roles = replace(roles, trims=render(PADDED) != roles.render(PADDED))
     except Exception as error:
         raise ExportError(
             f"the chat template cannot be said without Jinja: {error}",

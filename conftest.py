@@ -12,7 +12,7 @@ from tunekit.testing.options import shown_by
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that is the evidence of an option has to run: skipped, or expected to fail, it shows nothing."""
+    """A test that is the evidence of an option has to run: skipped by itself, or expected to fail, it shows nothing."""
     report = yield
     options = shown_by(getattr(item, "function", None))
     if report.skipped and options:

@@ -31,6 +31,7 @@ TESTING = [
     "tensorboard",
     "wandb",
     "mlflow-skinny",
+    "importlib-metadata",
     "zstandard",
 ]
 QUIET = {

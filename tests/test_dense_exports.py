@@ -74,22 +74,40 @@ def test_a_reward_model_that_was_trained_whole_is_where_the_run_has_left_it(tiny
     assert (pipeline.run(tmp_path / "run").record.artefact("model") / "value_head.safetensors").is_file()
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "beft", "ln_tuning"])
-def test_what_no_weights_can_hold_is_exported_as_the_adapter_it_is(tiny, method):
+APART = "what peft trains stands beside the weights, and cannot be added into them; export the adapter alone"
+NO_WAY = "peft knows no way to add what it trains into the weights; export the adapter alone"
+
+
+@pytest.mark.parametrize(("method", "reason"), [("prompt_tuning", APART), ("beft", APART), ("ln_tuning", NO_WAY)])
+def test_what_is_added_into_no_weights_is_exported_as_the_adapter_it_is(tiny, method, reason):
     found = refused(tiny, adapter={"peft": {"method": method}})
     for number, name in enumerate(TARGETS):
-        message = found[f"export.{number}.{name}"]
-        assert "what peft trains stands beside the weights, and cannot be added into them; export" in message
+        assert reason in found[f"export.{number}.{name}"]
     recipe = {"model": str(tiny), "data": TEXTS, "stages": [SFT]}
     tk.Pipeline(**recipe, use={"peft": {"method": method}}, export=[{"adapter": {}}]).plan()
     tk.Pipeline(**recipe, use={"peft": {"method": "ia3"}}, export=[{"merged": {}}]).plan()
 
 
-def test_it_is_the_adapter_of_the_last_stage_that_goes_into_weights(tiny):
-    first = {"sft": {"epochs": 1, "adapter": "one", "use": LORA}}
-    last = {"sft": {"epochs": 1, "adapter": "two", "use": {"peft": {"method": "prompt_tuning"}}}}
-    found = refused(tiny, stages=[first, last], adapter={}, export=[{"merged": {}}])
-    assert "what peft trains stands beside the weights" in found["export.0.merged"]
+def test_of_several_adapters_the_one_that_is_exported_decides(tiny):
+    """Its first stage says how it is made; later ones train it further."""
+    beft, merged = {"peft": {"method": "beft"}}, [{"merged": {}}]
+
+    def stage(adapter, **use):
+        return {"sft": {"epochs": 1, "adapter": adapter, **({"use": use} if use else {})}}
+
+    for stages in (
+        [stage("one", **LORA), stage("two", **beft)],
+        [stage("one", **beft), stage("one")],
+    ):
+        assert APART in refused(tiny, stages=stages, adapter={}, export=merged)["export.0.merged"]
+    for stages in (
+        [stage("one", **beft), stage("two", **LORA)],
+        [stage("one", **LORA), stage("one")],
+    ):
+        recipe = {"model": str(tiny), "data": TEXTS, "stages": stages, "export": merged}
+        tk.Pipeline(**recipe).plan()
+    shared = {"model": str(tiny), "data": TEXTS, "use": beft, "export": merged}
+    tk.Pipeline(**shared, stages=[stage("one", **LORA), stage("one")]).plan()
 
 
 def test_there_is_an_original_of_weights_only_that_the_run_has_quantised(tiny, tmp_path):

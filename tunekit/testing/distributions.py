@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import tomllib
-
 
 def readme_of(plugin: type, distribution: str) -> str:
     """The text of the README. An editable install keeps the metadata of its first day, so a checkout comes first."""
@@ -34,8 +32,8 @@ def requirements_of(distribution: str) -> Iterator[str]:
 
 def _is_of(project: Path, distribution: str) -> bool:
     """Whether a pyproject.toml is the distribution's own, and not that of a project whose environment it lies in."""
-    name = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {}).get("name", "")
-    return _normalised(name) == _normalised(distribution)
+    names = re.findall(r"""^name\s*=\s*["']([^"']+)""", project.read_text(encoding="utf-8"), re.MULTILINE)
+    return _normalised(distribution) in map(_normalised, names)
 
 
 def _normalised(name: str) -> str:

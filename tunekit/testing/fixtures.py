@@ -5,7 +5,6 @@ from tunekit.testing.fixtures import bundle_of, context_of, ids, logits, train  
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,10 +113,10 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of pytest-xdist have in common, for what takes long to make; take a lock to make it."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import FileLock
 from tunekit.testing.fixtures import shared  # noqa: F401
 from tunekit_distributed.crew import _free_port
 
-CHILD, FOUND = Path(__file__).with_name("distributed_child.py"), "found.json"
+CHILD = Path(__file__).with_name("distributed_child.py")
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +26,14 @@ def ran(shared):  # noqa: F811
     def of(way):
         if way == "zero3":
             pytest.importorskip("deepspeed")
-        folder = shared / way
+        folder, partial = shared / way, shared / f"{way}-partial"
         with FileLock(f"{folder}.lock"):
-            if not (folder / FOUND).exists():
-                folder.mkdir(exist_ok=True)
-                in_processes(CHILD, way, folder, 2)
-        return json.loads((folder / FOUND).read_text()), folder
+            if not folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                in_processes(CHILD, way, partial, 2)
+                partial.rename(folder)
+        return json.loads((folder / "found.json").read_text()), folder
 
     return of
 

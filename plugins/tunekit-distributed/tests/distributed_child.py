@@ -69,6 +69,7 @@ OPTIONS: dict[str, Any] = {
     "evaluate": {"share": 0.2, "every": 3},
     "checkpoint": {"every": 2},
 }
+APART = __name__ == "__main__"
 FEW_LOGITS = 7 * VOCABULARY
 """Logits that a head in parts makes at once: two parts for most batches, and not the same number in each process."""
 
@@ -144,7 +145,8 @@ def scenario(
     parallel: Parallel, folder: Path, model: Any, objective: Callable[[], Any], items: Any, **options: Any
 ) -> dict[str, Any]:
     """Train; with `kill` stop right after that step, and go on from what was saved. Options go over the usual ones."""
-    gc.freeze()  # training collects several times, over all modules that are imported by now
+    if APART:
+        gc.freeze()  # training collects several times, over all modules that are imported by now
     kill, events = options.pop("kill", 0), list[Event]()
 
     def hear(event: Event) -> None:

@@ -136,8 +136,9 @@ def test_what_is_no_part_of_the_weights_is_exported_alone(train, tmp_path):
 
 
 def test_an_adapter_that_does_not_say_that_it_stands_apart_is_refused_once_it_shows(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(Peft, "provides", property(lambda self: frozenset({"adapter", "adapter.saved"})))
-    run = train(tmp_path / "run", peft={"method": "prompt_tuning", "options": {"num_virtual_tokens": 4}})
+    said = frozenset({"adapter", "adapter.saved", "adapter.named"})
+    monkeypatch.setattr(Peft, "provides", property(lambda self: said))
+    run = train(tmp_path / "run", peft={"method": "beft"})
     with pytest.raises(ExportError, match=r"peft has trained cannot be added into the weights: .*export the adapter"):
         run.export("merged")
 

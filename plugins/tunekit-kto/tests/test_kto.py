@@ -80,14 +80,27 @@ def test_without_a_kl_term_answers_stand_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (labelled(1), "is trained on with one prompt alone, and the KL term of kto needs"),
+        (Examples.of(labelled(1), "one"), "is trained on with one prompt alone, and the KL term of kto needs"),
+        (Examples.of([*labelled(1)] * 6, "six"), "is trained on with one prompt alone, and the KL term of kto needs"),
         (conversations(), "trains on an answer that is called"),
     ],
 )
-def test_data_it_cannot_train_on_is_refused(data: Examples, message: str, tmp_path: Path) -> None:
+def test_data_it_cannot_train_on_is_refused(
+    data: Examples, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNEKIT_CACHE", str(tmp_path / "cache"))
     context = stage_context(Kto(), folder=tmp_path)
     with pytest.raises(DataError, match=message):
         context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context)
+
+
+def test_a_sample_may_show_one_prompt_alone(tmp_path: Path) -> None:
+    context = stage_context(Kto(), folder=tmp_path)
+    data = Examples.of([*labelled(1)] * 6)
+    assert (
+        len(context.calls.own("tunekit_prepare_data", data=data, tokenizer=tiny_bundle().tokenizer, context=context))
+        == 6
+    )
 
 
 def test_weights_that_leave_nothing_to_learn_are_refused() -> None:
@@ -126,5 +139,5 @@ def test_streamed_data_is_refused_where_prompts_are_paired_with_answers_from_all
         return [str(problem) for problem in stage.tunekit_check(replace(plan, stages=streamed), plan.machine)]
 
     (problem,) = problems(Kto(steps=5))
-    assert "loss: is kto, which pairs prompts with answers from all of the data" in problem
+    assert "loss: is kto, which pairs each prompt with the answer to any other" in problem
     assert not problems(Kto(steps=5, loss="apo_zero_unpaired"))

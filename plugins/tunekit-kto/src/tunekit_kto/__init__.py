@@ -52,11 +52,11 @@ class Kto(Stage[KtoConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """The KL term pairs each prompt with an answer from anywhere in the data, so it must know all of them."""
+        """The KL term pairs each prompt with an answer to any other, so it must know all of them."""
         yield from super().tunekit_check(plan, machine)
         for stage in plan.stages:
             if stage.plugin.plugin is self and stage.mixing.streaming and self.config.loss == "kto":
-                what = "is kto, which pairs prompts with answers from all of the data, and the data is streamed"
+                what = "is kto, which pairs each prompt with the answer to any other, and the data is streamed"
                 yield Problem(f"{stage.key}.loss", what, "use apo_zero_unpaired, or stream nothing")
 
     @hookimpl
@@ -77,7 +77,7 @@ class Kto(Stage[KtoConfig]):
         assert isinstance(prepared, IndexedItems), "streamed data is refused when the run is planned"
         training, _ = split(len(prepared), self.config.evaluate.share, context.seed)
         made = MismatchedItems(prepared, context.seed, self.config.batch.max_length, training)
-        if made.prompts == 1:
+        if made.prompts == 1 and prepared.fingerprint:  # a sample has none
             what = "is trained on with one prompt alone, and the KL term of kto needs answers to other prompts"
             raise DataError([Problem(f"{context.key}.data", what, "give more data, or use loss: apo_zero_unpaired")])
         return made

@@ -57,14 +57,14 @@ class MethodPlugin(Plugin[Config]):
 
     @property
     def provides(self) -> frozenset[str]:
-        """An adapter, several by name where the method can; whether it trains parameters that lie in no module.
+        """An adapter: several by name, and one that cannot be added into the weights, by what the method can.
 
-        And whether it stands apart: what it learns cannot be added into the weights.
+        And whether it trains parameters that lie in no module.
         """
         request = self.request
         more = {"adapter.named"} if request.entry.named else set()
         more |= set() if request.entry.modules else {"adapter.parameters"}
-        more |= set() if request.entry.named and request.entry.merges else {"adapter.apart"}
+        more |= set() if request.entry.merges else {"adapter.apart"}
         return frozenset({"adapter", f"adapter.{request.method}", "adapter.saved", *more})
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ File = TypeVar("File", bound="KeptFile")
 class KeptFile(ABC):
     """A folder with tensors of one dtype that differ in their first dimension only; mapped, never read as a whole.
 
-    Sequences of the same `key` share a tensor. `missing` says of a sequence without one what is wrong, and what to do.
+    Sequences of the same `content` share one. `missing` says of a sequence without one what is wrong, and what to do.
     """
 
     missing: ClassVar[tuple[str, str]]
@@ -46,8 +47,13 @@ class KeptFile(ABC):
 
     @staticmethod
     @abstractmethod
-    def key(sequence: TokenSequence) -> bytes:
+    def content(sequence: TokenSequence) -> bytes:
+        """What of a sequence decides on its tensor."""
+
+    @classmethod
+    def key(cls, sequence: TokenSequence) -> bytes:
         """What the tensor of a sequence is found by: 16 bytes, the last one not zero, which numpy would drop."""
+        return hashlib.blake2b(cls.content(sequence), digest_size=15).digest() + b"\x01"
 
     @property
     def sequences(self) -> int:
@@ -94,6 +100,7 @@ class KeptFile(ABC):
                 if (key := cls.key(sequence)) not in lengths:
                     lengths[key] = len(values)
                     file.write(values.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        assert lengths, "one sequence at least"
         _write_index(partial, lengths)
         form = {"dtype": str(values.dtype).removeprefix("torch."), "shape": list(values.shape[1:])}
         (partial / MANIFEST).write_text(json.dumps({"version": VERSION, "fingerprint": fingerprint, **form}))

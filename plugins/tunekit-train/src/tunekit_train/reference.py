@@ -296,7 +296,7 @@ class CanonicalPass:
         """Every sequence with the log-probabilities of its supervised tokens."""
         for batch in self:
             counts = [int(np.count_nonzero(np.asarray(sequence.weights)[1:])) for sequence in batch.sequences]
-            scores = policy_scores(self.job, batch).float()
+            scores = policy_scores(self.job, batch).float().cpu()
             yield from zip(batch.sequences, torch.split(scores, counts), strict=True)
 
     @cached_property
@@ -334,7 +334,7 @@ def _as_before(job: Job, checkpoint: Path) -> Reference:
     folder = job.context.folder / "reference"
     found = ReferenceFile.find(folder, kept["fingerprint"])
     if found is None:
-        reason = f"goes on from a checkpoint whose reference log-probabilities are not in {folder}"
+        reason = f"goes on from a checkpoint whose reference log-probabilities are not in {folder}, as they were then"
         remedy = "put the folder back, or start the run anew: the trained model cannot say what it said at the start"
         raise PlanError([Problem(job.context.key, reason, remedy)])
     return Cached(kept["reason"], found)

@@ -36,9 +36,8 @@ def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Pr
         what = f"{valuing} trains a reward model, whose head these files cannot hold"
         beside = "export the adapter, which has the head beside it: `adapter: {}`"
         yield Problem(key, what, beside if plan.provides("adapter") else WHOLE)
-    if (apart := _apart(plugin, plan)) is not None:
-        what = f"what {apart} trains stands beside the weights, and cannot be added into them"
-        yield Problem(key, what, "export the adapter alone: `adapter: {}`")
+    if (obstacle := _obstacle(plugin, plan)) is not None:
+        yield Problem(key, obstacle, "export the adapter alone: `adapter: {}`")
     if not images and plan.provides("model.vision"):
         what = f"{plan.recipe.model} reads images, and these files hold text models alone"
         yield Problem(key, what, "export it merged: `merged: {}`")
@@ -46,26 +45,30 @@ def dense_problems(plugin: Any, plan: Plan, images: bool = False) -> Iterator[Pr
 
 def valuing_stage(plugin: Any, plan: Plan) -> str | None:
     """The stage that has made a reward model of what is exported; None where it is a model that writes."""
-    stage = _last_stage(plugin, plan)
-    return stage.name if stage is not None and implements(stage.plugin.plugin, "tunekit_score") else None
+    stages = _stages_of(plugin, plan)
+    return stages[-1].name if stages and implements(stages[-1].plugin.plugin, "tunekit_score") else None
 
 
-def _apart(plugin: Any, plan: Plan) -> str | None:
-    """The plugin of an adapter that no weights can hold; None where what is exported is another."""
-    stage = _last_stage(plugin, plan)
-    if stage is None:
+def _obstacle(plugin: Any, plan: Plan) -> str | None:
+    """Why the adapter that is exported cannot be added into the weights; None where it can, or there is none."""
+    stages = _stages_of(plugin, plan)
+    own = stages[0].uses if stages else ()  # the first one says how an adapter is made
+    shared = (planned for planned in plan.plugins if planned.stage is None)
+    adapter = next((planned for planned in (*own, *shared) if "adapter" in planned.plugin.provides), None)
+    if adapter is None or not stages:
         return None
-    own, shared = stage.uses, [planned for planned in plan.plugins if planned.stage is None]
-    attaching = [planned for planned in (*own, *shared) if "adapter" in planned.plugin.provides]
-    return attaching[0].name if attaching and "adapter.apart" in attaching[0].plugin.provides else None
+    if "adapter.apart" in adapter.plugin.provides:
+        return f"what {adapter.name} trains stands beside the weights, and cannot be added into them"
+    if "adapter.named" not in adapter.plugin.provides:
+        return f"{adapter.name} knows no way to add what it trains into the weights"
+    return None
 
 
-def _last_stage(plugin: Any, plan: Plan) -> StagePlan | None:
-    """The stage that was the last to train what is exported."""
+def _stages_of(plugin: Any, plan: Plan) -> list[StagePlan]:
+    """The stages that train what is exported."""
     planned = _planned(plugin, plan)
     adapter = planned.adapter if planned is not None and planned.adapter is not None else plan.final_adapter
-    trained = [stage for stage in plan.stages if stage.adapter == adapter]
-    return trained[-1] if trained else None
+    return [stage for stage in plan.stages if stage.adapter == adapter]
 
 
 def _planned(plugin: Any, plan: Plan) -> ExportPlan | None:

@@ -46,7 +46,8 @@ class Quantization:
     loaded model and returns it with its modules swapped, for methods the loader does not know. `adapter_only` means the
     weights cannot be trained themselves. `merge` says how an adapter may be merged: `exact` in place, `dequantize` the
     base first, or `refuse`. `dequantize` takes the loaded model, before any adapter, and returns it with ordinary dense
-    layers of the same weights. `bits` is the storage per weight, scales included.
+    layers of the same weights. `bits` is the storage per weight, scales included. `elsewhere` is the config by which
+    transformers makes a base for PEFT of the same files, as code for a card; empty: that of `arguments`, if any.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Quantization:
     adapter_only: bool = True
     merge: Merge = "dequantize"
     dequantize: Callable[[Any], Any] | None = None
+    elsewhere: str = ""
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def test_a_loaded_model_without_codes_is_an_error(dense):
         coded(AutoModelForCausalLM.from_pretrained(dense))
 
 
-def test_a_run_learns_and_opens_again(checkpoint, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
+def test_a_run_learns_opens_again_and_leaves_an_adapter_that_others_read(checkpoint, tmp_path):
     stage = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
     run = tk.Pipeline(model=str(checkpoint), data=ROWS, use=[Aqlm(), Lora(rank=4)], stages=[stage]).run(
         tmp_path / "run"
@@ -112,3 +113,15 @@ def test_a_run_learns_and_opens_again(checkpoint, tmp_path):
     losses = [line["loss"] for line in run.metrics if line["kind"] == "step"]
     assert losses[-1] < losses[0]
     assert bool((logits(tk.open_run(tmp_path / "run").bundle.model) == logits(run.bundle.model)).all())
+    assert run.export("adapter").verification.kl < 1e-6
+
+
+def test_an_adapter_over_codes_that_others_read_wrongly_on_a_cpu_is_not_exported_there(dense, tmp_path):
+    coded = make_checkpoint(dense, tmp_path / "coded", bits=8)
+    recipe = {"model": str(coded), "use": [Aqlm(), Lora(rank=4)], "export": [{"adapter": {}}]}
+    told = r"export.0.adapter: cannot be compared here: its codes of one byte .*; export the model: `merged"
+    with pytest.raises(PlanError, match=told):
+        tk.Pipeline(**recipe, data=ROWS, stages=[STAGE]).plan(estimate=False)
+    pairs = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+    with pytest.raises(PlanError, match=r"where they lie; take the folder `adapter` of the run"):
+        tk.Pipeline(**recipe, data=pairs, stages=[{"reward": {"epochs": 1}}]).plan(estimate=False)

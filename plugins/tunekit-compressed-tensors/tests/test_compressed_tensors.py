@@ -140,7 +140,9 @@ def test_what_is_not_read_here_is_refused(checkpoint, tmp_path, stored, message)
         planned(changed(checkpoint, tmp_path / "other", **stored), CompressedTensors(), Lora(rank=4))
 
 
-def test_a_run_learns_and_opens_again(checkpoint, tmp_path):
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT reads it
+def test_a_run_learns_opens_again_and_leaves_an_adapter_that_others_read(checkpoint, tmp_path):
     stage = {"sft": {"epochs": 3, "learning_rate": 5e-3, "checkpoint": {"every": 0}}}
     use = [CompressedTensors(), Lora(rank=4)]
     run = tk.Pipeline(model=str(checkpoint), data=ROWS, use=use, stages=[stage]).run(tmp_path / "run")
@@ -149,6 +151,9 @@ def test_a_run_learns_and_opens_again(checkpoint, tmp_path):
     assert bool((logits(tk.open_run(tmp_path / "run").bundle.model) == logits(run.bundle.model)).all())
     with torch.no_grad():
         assert run.bundle.model(input_ids=token_ids()).logits.isfinite().all()
+    alone = run.export("adapter")
+    assert alone.verification.kl < 1e-6
+    assert "quantization_config=CompressedTensorsConfig(dequantize=True)" in (alone.folder / "README.md").read_text()
 
 
 def test_an_export_is_packed_as_asked_and_keeps_what_an_adapter_over_packed_weights_has_learnt(checkpoint, tmp_path):

@@ -77,6 +77,7 @@ class CompressedTensors(Plugin[CompressedTensorsConfig]):
             bits=8.0 if stored is None else stored_bits(stored, request.precision.weights),
             after_load=partial(compressed, dtype=request.precision.weights),
             dequantize=dense,
+            elsewhere="CompressedTensorsConfig(dequantize=True)",  # PEFT finds no weight in layers that are compressed
         )
 
 

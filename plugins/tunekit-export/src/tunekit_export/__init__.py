@@ -67,10 +67,10 @@ class Adapter(Plugin[AdapterConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a run that trains no adapter."""
+        """Refuse a run that trains no adapter, and a base that others do not read rightly on this machine."""
         from .checks import adapter_problems
 
-        return adapter_problems(self, plan)
+        return adapter_problems(self, plan, machine)
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import Problem
-from tunekit.values import Plan
+from tunekit.values import Machine, Plan
+from tunekit_transformers import stored_quantization
 from tunekit_transformers.dense_exports import WHOLE, dense_problems, key_of, valuing_stage
 
 from .architectures import obstacles
 
 ADAPTER = "adapter"
+MERGED = "export the model: `merged: {}`"
 
 
-def adapter_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
+def adapter_problems(plugin: Any, plan: Plan, machine: Machine) -> Iterator[Problem]:
     """Those of the adapter alone."""
+    valued = valuing_stage(plugin, plan) is not None
     if not plan.provides(ADAPTER):
-        instead = "export the model: `merged: {}`" if valuing_stage(plugin, plan) is None else WHOLE
-        yield Problem(key_of(plugin, plan), "the run trains no adapter", instead)
+        yield Problem(key_of(plugin, plan), "the run trains no adapter", WHOLE if valued else MERGED)
+    stored = stored_quantization(plan.load_request) if plan.provides("quantization.aqlm") else None
+    if stored is not None and stored.get("nbits_per_codebook") == 8 and not machine.accelerators:
+        what = "its codes of one byte are read by aqlm's kernel for CPUs, which turns them around where they lie"
+        instead = "take the folder `adapter` of the run, which is in PEFT's format" if valued else MERGED
+        yield Problem(key_of(plugin, plan), f"cannot be compared here: {what}", instead)
 
 
 def gguf_problems(plugin: Any, plan: Plan) -> Iterator[Problem]:

@@ -185,6 +185,8 @@ def _quantization(bundle: ModelBundle, request: ExportRequest, stored: bool) -> 
     quantization = bundle.quantization
     if quantization is None:
         return "", ""
+    if quantization.elsewhere:
+        return quantization.elsewhere, ""
     asked = quantization.arguments.get("quantization_config")
     if str(bundle.source) == str(request.model) and asked is not None:
         return _written(asked), ""

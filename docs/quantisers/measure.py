@@ -47,8 +47,6 @@ KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("gptq", {"group_size": 64}),
     ("gptq", {"group_size": 32}),
     ("gptq", {"bits": 3, "group_size": 64}),
-    ("awq", {"group_size": 64}),
-    ("awq", {"group_size": 32}),
 )
 STORED = {"compressed-tensors": "tunekit_compressed_tensors.testing"}
 HEAD = """# Quantisers compared
@@ -58,9 +56,10 @@ Instruct, {rows} rows of up to {tokens} tokens of `examples/data/general_text.js
 that of the dense model's next-token distribution to the quantised one's, in nats for each token, with one standard
 error over rows; `same first` is the share of tokens to which both give the same most probable next token. Memory is
 that of linear layers, scales included (in float32 here, as the weights are loaded), and in bf16 where nothing is
-quantised. compressed-tensors are weights rounded to the nearest in groups of 32, as its export makes them; gptq and
-awq round by {conversations} conversations of `examples/data/persona_train.jsonl`. AQLM's codes take days to make, and
-are not here.
+quantised. compressed-tensors are weights rounded to the nearest in groups of 32, as its export makes them; gptq
+rounds by {conversations} conversations of `examples/data/persona_train.jsonl`, which are nothing like these texts. awq
+takes an hour to round this model on a CPU (figures are in its README), and AQLM's codes take days to make: they are
+not here.
 `python docs/quantisers/measure.py` measures all of it again.
 
 | quantiser | options | memory, MiB | weight error | KL | same first | perplexity |
@@ -154,7 +153,7 @@ def stored(name: str, folder: Path) -> str:
 
 
 def calibration(tokenizer: Any) -> Items:
-    """What gptq and awq round by: conversations as the model is given them."""
+    """What gptq rounds by: conversations as the model is given them."""
     rows = [json.loads(line)["messages"] for line in CONVERSATIONS.read_text().splitlines()[:ROUNDED_BY]]
     encoded = (tokenizer.apply_chat_template(row, return_dict=True)["input_ids"] for row in rows)
     return Items(Item((TokenSequence(ids, [1.0] * len(ids), row, f"row {row}"),)) for row, ids in enumerate(encoded, 1))

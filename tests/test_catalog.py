@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+import tomllib
 
 from tunekit.catalog import Catalog, hooks_of
-from tunekit.errors import BrokenPluginError, DuplicatePluginError, UnknownPluginError
+from tunekit.errors import TOGETHER, BrokenPluginError, DuplicatePluginError, UnknownPluginError
 
 GOOD = """
 from tunekit import Plugin, PluginConfig, hookimpl
@@ -71,6 +73,23 @@ def test_an_unknown_name_suggests_the_nearest_and_how_to_install(distribution):
     site = distribution("fake-good", {"good": "fake_good:Good"}, GOOD)
     with pytest.raises(UnknownPluginError, match=r"did you mean 'good'\?.*pip install tunekit-goood"):
         catalog(site).load("goood")
+
+
+def test_a_plugin_that_comes_with_others_is_named_by_its_distribution(distribution):
+    site = distribution("fake-good", {"good": "fake_good:Good"}, GOOD)
+    with pytest.raises(
+        UnknownPluginError, match=r"^no plugin named 'fsdp' is installed; `pip install tunekit-distributed"
+    ):
+        catalog(site).load("fsdp")
+
+
+def test_what_comes_with_others_is_what_the_distributions_of_this_project_say():
+    together = {}
+    for path in sorted((Path(__file__).parent.parent / "plugins").glob("*/pyproject.toml")):
+        project = tomllib.loads(path.read_text())["project"]
+        names = [name for name in project["entry-points"].get("tunekit", {}) if f"tunekit-{name}" != project["name"]]
+        together.update({project["name"]: tuple(names)} if names else {})
+    assert together == TOGETHER
 
 
 def test_two_distributions_with_one_name_are_named_both(distribution):

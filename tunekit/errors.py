@@ -133,12 +133,32 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+TOGETHER: dict[str, tuple[str, ...]] = {
+    "tunekit-distributed": ("ddp", "fsdp", "zero"),
+    "tunekit-dpo": ("orpo", "simpo", "cpo"),
+    "tunekit-formats": ("files", "alpaca", "sharegpt", "openai", "preference", "labelled", "prompt", "text"),
+    "tunekit-freeze": ("full",),
+    "tunekit-lora": ("stack",),
+    "tunekit-lora-inits": ("gaussian", "orthogonal", "olora", "eva", "corda", "loraga", "loftq"),
+    "tunekit-rewards": ("reward_match", "reward_regex", "reward_length"),
+    "tunekit-sft": ("pretrain",),
+    "tunekit-templates": ("template", "tools"),
+    "tunekit-torchao": ("qat",),
+    "tunekit-train": ("adamw",),
+    "tunekit-trl": ("grpo", "rloo"),
+}
+"""Plugins of this project that no distribution is named after: for the line that installs a missing one, and no more."""
+
+
 def _unknown_plugin_message(name: str, known: Sequence[str], disabled: bool) -> tuple[str, str]:
     if disabled:
         return (
             f"plugin {name!r} is disabled by TUNEKIT_DISABLED_PLUGINS",
             "take it out of that variable to use it",
         )
+    together = next((distribution for distribution, names in TOGETHER.items() if name in names), None)
+    if together is not None:
+        return f"no plugin named {name!r} is installed", f"`pip install {together}` brings it"
     close = nearest(name, known)
     suggestion = f"did you mean {close!r}? " if close else ""
     return (

@@ -147,7 +147,7 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "tunekit-train": ("adamw",),
     "tunekit-trl": ("grpo", "rloo"),
 }
-"""Plugins of this project that no distribution is named after: for the line that installs a missing one, and no more."""
+"""Plugins of this project that no distribution is named after; for the line that installs a missing one."""
 
 
 def _unknown_plugin_message(name: str, known: Sequence[str], disabled: bool) -> tuple[str, str]:

@@ -105,6 +105,7 @@ OWN_ANSWERS: dict[str, dict[str, Any]] = {
         "evaluate": {"share": 0.3, "every": 2},
     },
     "grpo": {"num_generations": 2, "max_completion_length": 4, "batch": {"rows": 2}},
+    "rloo": {"num_generations": 2, "max_completion_length": 4, "batch": {"rows": 2}},
 }
 
 

@@ -25,6 +25,9 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(crew_module, "PATIENCE", 1.0)
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def crew_of(folder, script, count=2, watchers=()):

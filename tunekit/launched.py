@@ -37,4 +37,5 @@ def _stop_when_orphaned() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell began the run in the background
     sys.exit(main(Path(sys.argv[1]), int(os.environ["RANK"])))

@@ -125,6 +125,21 @@ except KeyboardInterrupt:
     wait_for(tmp_path / "stopped")
 
 
+def test_a_process_of_a_run_in_the_background_of_a_shell_stops_when_its_parent_has_gone(tmp_path):
+    script = """
+import runpy, signal, sys, time
+from tunekit import engine
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as such a shell starts what it starts
+engine.take_part = lambda folder: time.sleep(60)
+runpy.run_module("tunekit.launched", run_name="__main__")
+"""
+    start, environment = time.monotonic(), {**os.environ, "RANK": "0"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert b"KeyboardInterrupt" in done.stderr
+    assert time.monotonic() - start < 30
+
+
 def test_watchers_hear_each_event_of_the_first_process_once(tmp_path):
     heard: list[Event] = []
     launch = make_launch(tmp_path, [heard.append])

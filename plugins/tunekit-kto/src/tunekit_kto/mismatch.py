@@ -29,7 +29,7 @@ class MismatchedItems(IndexedItems):
         chosen = np.arange(len(items)) if training is None else training
         digest = hashlib.sha256(chosen.tobytes()).hexdigest()
         self.fingerprint = f"{items.fingerprint} mismatched {seed} {max_length} {digest}" if items.fingerprint else ""
-        prompts = prompts_of(items)
+        prompts, self._starts = prompts_of(items)
         self.prompts = len(np.unique(prompts[chosen]))
         """How many different prompts the items of `training` have."""
         self._others = partners(prompts, f"{seed} mismatch")
@@ -46,23 +46,26 @@ class MismatchedItems(IndexedItems):
 
     @cached_property
     def lengths(self) -> Indices:
-        """Tokens of each item; one pass over all of them."""
-        starts = np.fromiter((_start(item.sequences[0]) for item in self._items), np.int64, len(self))
+        """Tokens of each item."""
         own = self._items.lengths
-        answers = own - starts
-        mixed: Indices = np.minimum(starts + answers[self._others], self._max_length)
+        answers = own - self._starts
+        mixed: Indices = np.minimum(self._starts + answers[self._others], self._max_length)
         return own + mixed
 
 
-def prompts_of(items: IndexedItems) -> Indices:
-    """A number for each item, [items], the same where the prompt is; 16 bytes of each prompt are remembered."""
+def prompts_of(items: IndexedItems) -> tuple[Indices, Indices]:
+    """A number for each item, the same where the prompt is, and where its answer begins, [items] each; one pass.
+
+    Of each prompt 16 bytes are remembered.
+    """
     numbers: dict[bytes, int] = {}
-
-    def number_of(sequence: TokenSequence) -> int:
-        prompt = np.asarray(sequence.ids[: _start(sequence)], np.int64).tobytes()
-        return numbers.setdefault(hashlib.blake2b(prompt, digest_size=16).digest(), len(numbers))
-
-    return np.fromiter((number_of(item.sequences[0]) for item in items), np.int64, len(items))
+    prompts, starts = np.empty(len(items), np.int64), np.empty(len(items), np.int64)
+    for at, item in enumerate(items):
+        sequence = item.sequences[0]
+        starts[at] = _start(sequence)
+        prompt = np.asarray(sequence.ids[: starts[at]], np.int64).tobytes()
+        prompts[at] = numbers.setdefault(hashlib.blake2b(prompt, digest_size=16).digest(), len(numbers))
+    return prompts, starts
 
 
 def partners(prompts: Indices, seed: str) -> Indices:

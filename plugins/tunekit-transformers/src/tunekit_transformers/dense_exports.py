@@ -52,10 +52,12 @@ def valuing_stage(plugin: Any, plan: Plan) -> str | None:
 def _obstacle(plugin: Any, plan: Plan) -> str | None:
     """Why the adapter that is exported cannot be added into the weights; None where it can, or there is none."""
     stages = _stages_of(plugin, plan)
-    own = stages[0].uses if stages else ()  # the first one says how an adapter is made
+    if not stages:
+        return None
     shared = (planned for planned in plan.plugins if planned.stage is None)
-    adapter = next((planned for planned in (*own, *shared) if "adapter" in planned.plugin.provides), None)
-    if adapter is None or not stages:
+    seen = (*stages[0].uses, *shared)  # the first stage says how an adapter is made
+    adapter = next((planned for planned in seen if "adapter" in planned.plugin.provides), None)
+    if adapter is None:
         return None
     if "adapter.apart" in adapter.plugin.provides:
         return f"what {adapter.name} trains stands beside the weights, and cannot be added into them"

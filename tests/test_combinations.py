@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from combination_checks import FAILED, QUESTIONS, answers
@@ -112,6 +114,21 @@ def test_a_module_that_is_quantised_trains_with_no_adapter_as_a_whole(
                 pipeline.plan()
         else:
             assert pipeline.plan().estimate is not None
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "options"),
+    [*((each, {}) for each in answering("tunekit_quantize")), ("bnb", {"bits": 8}), ("torchao", {"kind": "float8"})],
+)
+def test_a_quantised_policy_starts_as_its_reference(
+    quantizer: str, options: dict[str, Any], materials: Materials, tmp_path: Path
+) -> None:
+    """A reference is scored in evaluation, the policy in training: where layers differ, pairs seem learnt at once."""
+    cell = Cell(quantizer, ("lora",), "adamw", "dpo")
+    recipe = recipe_of(cell, materials, {"steps": 1}, **({quantizer: options} if options else {}))
+    first = next(line for line in tk.Pipeline(**recipe).run(tmp_path / "run").metrics if line["kind"] == "step")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert (first["reward_chosen"], first["reward_rejected"], first["margin"]) == pytest.approx((0, 0, 0), abs=1e-6)
 
 
 def test_a_covering_set_has_every_pair_and_is_little_larger_than_the_largest_table() -> None:

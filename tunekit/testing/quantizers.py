@@ -115,6 +115,18 @@ class QuantizerSuite(PluginSuite):
             cosine = float(torch.cosine_similarity(gradient.flatten(), quantized[name].flatten().float(), dim=0))
             assert cosine >= self.gradient_cosine, f"{name}: cosine {cosine:.3f} with the dense model's gradient"
 
+    def test_a_fresh_adapter_says_in_training_what_the_base_says_in_evaluation(self, tmp_path: Path) -> None:
+        """Bit for bit: what a policy has learnt is what it says in training less what its reference says in evaluation.
+
+        Some kernels round what goes into a layer in one of the two modes alone.
+        """
+        model = self.adapted(self.quantized(tmp_path))
+        before = training_logits(model)
+        with model.disable_adapter():
+            said = logits(model)
+        assert bool((before == said).all()), f"apart by {float((before - said).abs().max()):.2g}"
+        assert bool((training_logits(model) == before).all()), "an evaluation has changed what it says in training"
+
     def test_loading_twice_gives_the_same_outputs(self, tmp_path: Path) -> None:
         """Quantising is deterministic, so a run can be opened again."""
         first, second = (logits(self.quantized(tmp_path).model) for _ in range(2))

@@ -172,6 +172,38 @@ def test_double_quantisation_changes_the_scales_a_little_and_stores_them_in_less
     assert 0 < difference < 0.02
 
 
+def test_a_threshold_is_refused_where_nothing_is_compared_with_it():
+    asked = Bnb(bits=8, threshold=3.0)
+    (problem,) = asked.tunekit_check(plan=on("cpu"), machine=MACHINE)
+    assert str(problem) == (
+        "use.bnb.threshold: means nothing on cpu: what goes into a layer is not rounded there; leave it out, or run on "
+        "another device"
+    )
+    assert not list(asked.tunekit_check(plan=on("cuda"), machine=MACHINE))
+    assert not list(Bnb(bits=8).tunekit_check(plan=on("cpu"), machine=MACHINE))
+
+
+@pytest.mark.parametrize("precision", [FP32, MIXED])
+def test_in_8_bits_a_cpu_multiplies_by_the_dense_weight_in_training_and_evaluation(load, precision):
+    """Outliers or not; bitsandbytes alone does so in training only, with the same numbers; on a GPU, in neither."""
+    bundle, plain = (load(Bnb(bits=8), precision) for _ in range(2))
+    report = Bnb(bits=8).tunekit_patch(bundle=bundle)
+    assert report.summary == "14 linear layers in 8 bits, dense for each product, whose inputs are not rounded"
+    layer, own = (each.model.get_submodule(QUERY) for each in (bundle, plain))
+    inputs = 3 * torch.randn(4, 128, generator=torch.Generator().manual_seed(0)).to(getattr(torch, precision.weights))
+    expected = torch.nn.functional.linear(inputs, unpacked(own).to(inputs.dtype))
+    with torch.no_grad():
+        for said in (layer.train()(inputs), layer.eval()(inputs), own.train()(inputs)):
+            torch.testing.assert_close(said, expected, rtol=1e-5 if precision is FP32 else 2e-2, atol=1e-5)
+        assert torch.equal(layer.train()(inputs), layer.eval()(inputs))
+        assert (own.eval()(inputs) - expected).norm() > 1e-3 * expected.norm(), "bitsandbytes rounds no inputs any more"
+    report.undo()
+    assert "forward" not in vars(layer)
+    gpu = replace(load(Bnb(bits=8)), precision=replace(FP32, device="cuda"))
+    assert Bnb(bits=8).tunekit_patch(bundle=gpu).summary == "14 linear layers in 8 bits"
+    assert "forward" not in vars(gpu.model.get_submodule(QUERY))
+
+
 def test_the_threshold_lets_outliers_through_in_full_precision(load, dense):
     outlier = torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
     outlier[:, 5] = 50.0
@@ -250,7 +282,7 @@ def test_the_patch_says_what_it_did_and_can_be_undone(load):
 
 def test_eight_bits_do_not_log_a_line_for_every_call(load, ids, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("bitsandbytes.autograd._functions"), "filters", [])
-    bundle = load(Bnb(bits=8))
+    bundle = replace(load(Bnb(bits=8)), precision=replace(FP32, device="cuda"))  # on a CPU it is not asked any more
     with caplog.at_level(logging.WARNING):
         report = Bnb(bits=8).tunekit_patch(bundle=bundle)
         loss_of(bundle.model, ids)

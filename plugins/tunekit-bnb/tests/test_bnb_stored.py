@@ -17,7 +17,7 @@ from tunekit_bnb import Bnb
 
 
 def said(model, ids):
-    """Logits in training mode: in evaluation, 8 bits round what goes in on a CPU."""
+    """Logits in training mode."""
     with torch.no_grad():
         return model.train()(input_ids=ids).logits
 

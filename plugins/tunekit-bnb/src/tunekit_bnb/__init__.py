@@ -19,6 +19,9 @@ __all__ = ["Bnb", "BnbConfig"]
 DEVICES = frozenset({"cpu", "cuda", "xpu", "hpu", "npu", "mps"})
 """The device types bitsandbytes has kernels for (`bitsandbytes.supported_torch_devices`)."""
 
+PLAIN_INPUTS = frozenset({"cpu", "xpu"})
+"""Those on which bitsandbytes rounds what goes into a layer of 8 bits in evaluation alone; here, in neither mode."""
+
 _ONLY_WITH = {"kind": 4, "double_quantization": 4, "threshold": 8}
 
 
@@ -62,10 +65,11 @@ class Bnb(Plugin[BnbConfig]):
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse a device that bitsandbytes has no kernels for, and options that a quantised checkpoint is not."""
-        from .stored import own, stored_problems
+        from .stored import own, stored_problems, threshold_problems
 
-        yield from stored_problems(self.config, own(stored_quantization(plan.load_request)))
-        device = plan.precision.device
+        stored, device = own(stored_quantization(plan.load_request)), plan.precision.device
+        yield from stored_problems(self.config, stored, device)
+        yield from threshold_problems(self.config, stored, device)
         if device not in DEVICES:
             remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
             yield Problem("use.bnb", f"bitsandbytes has no kernels for {device}", remedy)
@@ -114,7 +118,7 @@ class Bnb(Plugin[BnbConfig]):
 
     @hookimpl
     def tunekit_patch(self, bundle: ModelBundle) -> Report:
-        """Keep the weights in one layout, and bitsandbytes quiet about what it does on every call."""
+        """Have layers compute the same in training and evaluation, and bitsandbytes quiet about it on every call."""
         from .layers import steady
 
-        return steady(self.config, bundle.model, bundle.precision.compute)
+        return steady(self.config, bundle.model, bundle.precision)

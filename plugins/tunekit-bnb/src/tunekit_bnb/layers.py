@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from tunekit.errors import TunekitError
-from tunekit.values import Estimate, Report
+from tunekit.values import Estimate, Precision, Report
 from tunekit_transformers.quantizing import (
     forget_quantization,
     layers_to_quantize,
@@ -18,7 +18,7 @@ from tunekit_transformers.quantizing import (
     stored_estimate,
 )
 
-from . import BnbConfig
+from . import PLAIN_INPUTS, BnbConfig
 
 SKIP = "use.bnb.skip"
 
@@ -36,16 +36,12 @@ def stored_bytes(config: BnbConfig, rows: int, columns: int) -> int:
     return math.ceil(rows * columns * (4 + config.scale_bits) / 8)
 
 
-def steady(config: BnbConfig, model: Any, compute: str) -> Report:
-    """Change quantised layers, in place, so that they hold and compute the same before and after an evaluation.
+def steady(config: BnbConfig, model: Any, precision: Precision) -> Report:
+    """Change quantised layers, in place, so that they compute the same in training, in evaluation and after one.
 
-    On a CPU with AVX512-BF16 bitsandbytes repacks 4-bit weights in place in the first evaluation. From then on no
-    gradient flows through a layer, dequantising reads garbage, and the scales are rounded. So repacking is switched
-    off for these layers. Products run in `compute`, whatever a quantised checkpoint says of them. TunekitError where
-    the loader quantised nothing.
+    TunekitError where the loader quantised nothing.
     """
     import bitsandbytes
-    import torch
 
     refuse_idle_names(config.skip, linear_layers(model), SKIP)
     kinds: Any = bitsandbytes.nn
@@ -54,12 +50,38 @@ def steady(config: BnbConfig, model: Any, compute: str) -> Report:
     if not layers:
         raise TunekitError("use.bnb: the loaded model has no quantised layer", "name a loader that can quantise")
     details = {"layers": len(layers), "bits": config.bits}
-    if config.bits == 8:
-        return Report(f"{len(layers)} linear layers in 8 bits", details, undo=_silence_casts())
+    how, undo = _steady_int8(layers, precision) if config.bits == 8 else _steady_4bit(layers, precision.compute)
+    return Report(f"{len(layers)} linear layers in {config.kind if config.bits == 4 else '8 bits'}{how}", details, undo)
+
+
+def _steady_4bit(layers: list[Any], compute: str) -> tuple[str, Callable[[], None]]:
+    """Switch off that weights are repacked; products run in `compute`, whatever a quantised checkpoint says of them.
+
+    On a CPU with AVX512-BF16 bitsandbytes repacks 4-bit weights in place in the first evaluation. From then on no
+    gradient flows through a layer, dequantising reads garbage, and the scales are rounded.
+    """
+    import torch
+
     before = [(layer, layer.support_avx512bf16_for_cpu, layer.compute_dtype) for layer in layers]
     _set_kernels((layer, False, getattr(torch, compute)) for layer in layers)
-    summary = f"{len(layers)} linear layers in {config.kind}, never repacked"
-    return Report(summary, details, undo=lambda: _set_kernels(before))
+    return ", never repacked", lambda: _set_kernels(before)
+
+
+def _steady_int8(layers: list[Any], precision: Precision) -> tuple[str, Callable[[], None]]:
+    """On a CPU or an Intel GPU, multiply by the dense weight in both modes, as bitsandbytes itself does in training.
+
+    In evaluation it rounds there what goes into a layer. What a policy under training says would then be compared with
+    what its reference says through other layers, as if it had learnt something before its first step.
+    """
+    if precision.device not in PLAIN_INPUTS:
+        return "", _silence_casts()
+    import torch
+
+    from tunekit_transformers.frozen_product import replace_products_
+
+    dtype = getattr(torch, precision.weights)
+    put_back = replace_products_(layers, lambda layer: _weight(layer).to(dtype))
+    return ", dense for each product, whose inputs are not rounded", put_back
 
 
 def dense(model: Any, dtype: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from tunekit.errors import Problem
 from tunekit_transformers.quantizing import HEADS
 
-from . import BnbConfig
+from . import PLAIN_INPUTS, BnbConfig
 
 Stored = Mapping[str, Any]
 
@@ -18,18 +18,29 @@ def own(stored: Stored | None) -> Stored | None:
     return stored if stored is not None and stored["quant_method"] == "bitsandbytes" else None
 
 
-def stored_problems(config: BnbConfig, stored: Stored | None) -> Iterable[Problem]:
-    """Refuse options that ask for another kind of weights than the checkpoint has."""
+def stored_problems(config: BnbConfig, stored: Stored | None, device: str) -> Iterable[Problem]:
+    """Refuse options that ask for another kind of weights than the checkpoint has.
+
+    The threshold may be left out on a device where it means nothing.
+    """
     if stored is None:
         return
     for option, value in _options(stored).items():
         asked = getattr(config, option)
-        if asked != value:
+        idle = option == "threshold" and device in PLAIN_INPUTS and asked == _default(option)
+        if asked != value and not idle:
             what = f"is {_written(asked)}, but the weights are stored quantised already, with {_written(value)}"
             yield Problem(f"use.bnb.{option}", what, f"write {option}: {_written(value)}")
     if config.skip:
         what = "was decided when these weights were quantised"
         yield Problem("use.bnb.skip", what, "leave it out, or name a copy with plain weights")
+
+
+def threshold_problems(config: BnbConfig, stored: Stored | None, device: str) -> Iterable[Problem]:
+    """Refuse a threshold where nothing is compared with it, unless it is what a checkpoint says of itself."""
+    if stored is None and device in PLAIN_INPUTS and config.threshold != _default("threshold"):
+        what = f"means nothing on {device}: what goes into a layer is not rounded there"
+        yield Problem("use.bnb.threshold", what, "leave it out, or run on another device")
 
 
 def as_stored(config: BnbConfig, stored: Stored | None) -> BnbConfig:
@@ -45,6 +56,10 @@ def _options(stored: Stored) -> dict[str, Any]:
         kind, double = stored.get("bnb_4bit_quant_type", "fp4"), stored.get("bnb_4bit_use_double_quant", False)
         return {"bits": 4, "kind": kind, "double_quantization": double}
     return {"bits": 8, "threshold": stored.get("llm_int8_threshold", 6.0)}
+
+
+def _default(option: str) -> Any:
+    return BnbConfig.model_fields[option].default
 
 
 def _written(value: Any) -> str:

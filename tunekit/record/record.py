@@ -65,7 +65,7 @@ class Record:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of this run, read back."""
+        """The recipe of this run, read back; its output is where the run lies now."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             raise RunFolderError(f"{path} is missing", "start the run again in another folder")
@@ -73,7 +73,7 @@ class Record:
             recipe = from_mapping(parse_yaml(path.read_text(encoding="utf-8")))
         except RecipeError as error:
             raise RecipeError([Problem(str(path), str(error))]) from error
-        return recipe
+        return replace(recipe, output=str(self.folder))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -92,11 +92,15 @@ def test_another_adapter_below_is_refused_when_it_is_opened(saved, tmp_path):
         ("top", tmp_path / "other", "was trained on top of another adapter than"),
         ("alone", saved, "was trained on the model alone; leave stack out"),
     ):
-        context = run_context(Lora(rank=4), Stack(adapter=stack))
+        context, bundle = run_context(Lora(rank=4), Stack(adapter=stack)), tiny_bundle(saved_adapter=tmp_path / top)
+        list(context.calls.each("tunekit_patch", bundle=bundle))
         with pytest.raises(TunekitError, match=message):
-            context.calls.own(
-                "tunekit_attach_adapter", bundle=tiny_bundle(saved_adapter=tmp_path / top), context=context
-            )
+            context.calls.own("tunekit_attach_adapter", bundle=bundle, context=context)
+    bundle = tiny_bundle(saved_adapter=tmp_path / "top")
+    with pytest.raises(
+        TunekitError, match=r"another adapter, and use\.stack adds none; set use\.stack\.adapter: .*/below"
+    ):
+        run_context(Lora()).calls.own("tunekit_attach_adapter", bundle=bundle, context=run_context(Lora()))
 
 
 def test_an_adapter_that_does_not_fit_the_model_is_refused(saved, tmp_path):

@@ -13,7 +13,7 @@ from tunekit.errors import Problem
 from tunekit.hooks import hookimpl
 from tunekit.options import Targets
 from tunekit.plugin import Plugin, PluginConfig
-from tunekit.values import Context, Estimate, EstimateRequest, Machine, ModelBundle, Plan, Report
+from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, Machine, ModelBundle, Plan, Report
 
 from .hooks import LoraHooks
 from .patterns import readable
@@ -133,10 +133,17 @@ class Stack(Plugin[StackConfig]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse a folder that holds no LoRA adapter, and a stage that would begin with another one."""
+        """Refuse a folder that holds no LoRA adapter."""
         from .stacking import stack_problems
 
         return stack_problems(self.config.adapter, plan)
+
+    @hookimpl
+    def tunekit_before_load(self, request: LoadRequest, context: Context) -> LoadRequest:
+        """Where the adapter is gone, take the copy that the run has kept of it."""
+        from .stacking import take_copy
+
+        return take_copy(request, self.config.adapter, context.folder)
 
     @hookimpl
     def tunekit_patch(self, bundle: ModelBundle) -> Report:
@@ -148,14 +155,7 @@ class Stack(Plugin[StackConfig]):
     @hookimpl
     def tunekit_lora_saved(self, folder: Path, model: Any) -> Path:
         """Keep a copy of what the fresh adapter stands on, for whoever loads it."""
+        from .named import bare
         from .stacking import keep
 
-        return keep(folder, self.config.adapter)
-
-    @hookimpl
-    def tunekit_lora_reopened(self, model: Any, folder: Path) -> Any:
-        """Refuse an adapter that was trained on top of another one."""
-        from .stacking import require_same
-
-        require_same(folder, self.config.adapter)
-        return model
+        return keep(folder, bare(model))

@@ -12,6 +12,7 @@ from tunekit.values import Calls, Context, Estimate, EstimateRequest, ModelBundl
 from . import Lora, LoraConfig
 from .named import bare
 from .patterns import alphas
+from .stacking import require_same
 from .starting import stages_of, target_problems
 from .targets import choose, is_named, shorten, tied_embeddings
 from .wrapping import estimate_wrapped, open_saved, wrap, write
@@ -65,7 +66,11 @@ def save(model: Any, folder: Path, calls: Calls) -> None:
 
 
 def reopen(bundle: ModelBundle, context: Context) -> Any:
-    """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on."""
+    """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on.
+
+    Raises TunekitError where it was trained on top of another adapter than the model's weights hold, or of none.
+    """
+    require_same(Path(bundle.saved_adapter or ""), bare(bundle.model))
     model = open_saved(bundle)
     return context.calls.chain("tunekit_lora_reopened", "model", model, folder=bundle.saved_adapter)
 

@@ -7,83 +7,86 @@ gives the model that was trained, without tunekit as well.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunekit.errors import Problem, TunekitError
-from tunekit.values import Plan, Report
+from tunekit.errors import Problem, RunFolderError, TunekitError
+from tunekit.record import Record
+from tunekit.values import LoadRequest, Plan, Report
 
-from .starting import SETTINGS, read_settings
+from .saved import BELOW, NOTE, chain_of, fingerprint, is_saved, misplaced
 
-BELOW = "below"
-"""The folder, inside that of an adapter, with the one that it stands on."""
-NOTE = "stacked.json"
-WEIGHTS = "adapter_model.safetensors"
+HELD = "tunekit_stacked"
+"""The attribute of a model with the adapter that was added into its weights: its fingerprint, and the folder."""
+COPY = "tunekit_below"
+"""The attribute of a config with the place of an adapter's copy, from before the model is loaded until it is added."""
 
 
 def stack_problems(folder: Path, plan: Plan) -> Iterator[Problem]:
     """What speaks against stacking on this folder."""
-    if read_settings(folder) is None or not (folder / WEIGHTS).is_file():
+    if not is_saved(place_of(folder, plan.recipe.output)):
         remedy = "name the folder of a LoRA adapter that a run has saved"
         yield Problem("use.stack.adapter", f"{folder} holds no LoRA adapter in PEFT's format", remedy)
-    for stage in plan.stages:
-        if stage.start is not None:
-            message = "begins with a saved adapter, and stack trains a fresh one on top of a saved one"
-            yield Problem(f"{stage.key}.adapter.start", message, "leave one of the two out")
 
 
-def merge_(model: Any, folder: Path) -> Report:
+def place_of(folder: Path, run: str | Path | None) -> Path:
+    """The folder, or where it is gone the copy that a run has kept of it; whether it is the same is seen later."""
+    if run is None or is_saved(folder):
+        return folder
+    try:
+        finished = Record.open(run).adapters.values()
+    except RunFolderError:
+        return folder
+    return next((each / BELOW for each in finished if is_saved(each / BELOW)), folder)
+
+
+def take_copy(request: LoadRequest, folder: Path, run: Path) -> LoadRequest:
+    """Let the model that is loaded know of the copy in the run, where the adapter itself is gone."""
+    place = place_of(folder, run)
+    return request if place == folder else request.configured(partial(_remember_, place=place))
+
+
+def _remember_(config: Any, place: Path) -> None:
+    setattr(config, COPY, str(place))
+
+
+def merge_(model: Any, named: Path) -> Report:
     """Add the adapter of a folder into the weights of a loaded model, in place, after those that it stands on.
 
     There is no way back but to load the model again: a copy of its weights would take as much memory as they do.
     Raises TunekitError where the folder is not for this model, or holds nothing that was trained.
     """
-    chain = list(_chain(folder))
+    folder = Path(vars(model.config).pop(COPY, named))
+    chain = list(chain_of(folder))
     learnt = sum(_merge_one_(model, each) for each in chain)
     if not learnt:
         raise TunekitError(f"{folder} changes no weight of the model", "name an adapter that was trained")
-    details = {"adapters": [str(each) for each in chain], "layers": learnt, "fingerprint": fingerprint(folder)}
+    found = fingerprint(folder)
+    setattr(model, HELD, (found, folder))
+    details = {"adapters": [str(each) for each in chain], "layers": learnt, "fingerprint": found}
     return Report(f"{folder} is added into {learnt} layers", details)
 
 
-def keep(folder: Path, below: Path) -> Path:
+def keep(folder: Path, model: Any) -> Path:
     """Copy the adapter below into the folder of the one on top, with a note of what it is."""
+    found, below = getattr(model, HELD)
     shutil.copytree(below, folder / BELOW, dirs_exist_ok=True)
-    (folder / NOTE).write_text(json.dumps({"below": BELOW, "fingerprint": fingerprint(below)}, indent=1))
+    (folder / NOTE).write_text(json.dumps({"below": BELOW, "fingerprint": found}, indent=1))
     return folder
 
 
-def require_same(folder: Path, below: Path) -> None:
-    """Raise TunekitError where the adapter in `folder` was trained on top of another one than `below`."""
-    try:
-        expected = json.loads((folder / NOTE).read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError):
-        expected = None
-    if expected != fingerprint(below):
-        what = "was trained on the model alone" if expected is None else "was trained on top of another adapter"
-        remedy = f"set use.stack.adapter: {folder / BELOW}" if expected else "leave stack out"
-        raise TunekitError(f"{folder} {what} than {below}" if expected else f"{folder} {what}", remedy)
-
-
-def fingerprint(folder: Path) -> str:
-    """Of settings and weights of an adapter, and of those that it stands on."""
-    digest = hashlib.sha256()
-    for each in _chain(folder):
-        for name in (SETTINGS, WEIGHTS):
-            digest.update((each / name).read_bytes())
-    return digest.hexdigest()
-
-
-def _chain(folder: Path) -> Iterator[Path]:
-    """The adapter, after those that it stands on."""
-    if (folder / NOTE).is_file():
-        yield from _chain(folder / BELOW)
-    yield folder
+def require_same(folder: Path, model: Any) -> None:
+    """Raise TunekitError where the adapter in `folder` was trained on top of another one than `model` holds."""
+    held, _ = getattr(model, HELD, (None, None))
+    wrong = misplaced(folder, held)
+    if wrong is not None:
+        what, remedy = wrong
+        raise TunekitError(f"{folder} {what}", remedy)
 
 
 def _merge_one_(model: Any, folder: Path) -> int:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
 
-from . import Lora, LoraConfig
+from . import Lora, LoraConfig, Stack
 from .patterns import alphas
+from .saved import fingerprint, is_saved, misplaced, read_settings
+from .stacking import place_of
 
 if TYPE_CHECKING:
     from .targets import Chosen
-
-SETTINGS = "adapter_config.json"
 
 
 def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
@@ -32,6 +30,18 @@ def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
                 Problem(key, f"{stage.start} {why}", "leave the option out to take what is saved, or start fresh")
                 for why in _differences(plugin.config, saved)
             )
+            yield from _other_below(stage, plan, key)
+
+
+def _other_below(stage: StagePlan, plan: Plan, key: str) -> Iterator[Problem]:
+    """A saved adapter that stands on another one than the plan adds into the weights."""
+    run = plan.recipe.output
+    stacks = [place_of(one.plugin.config.adapter, run) for one in plan.plugins if isinstance(one.plugin, Stack)]
+    if all(map(is_saved, stacks)):  # what is none is said by the stack
+        wrong = misplaced(stage.start, next(map(fingerprint, stacks), None))  # type: ignore[arg-type]
+        if wrong is not None:
+            what, remedy = wrong
+            yield Problem(key, f"{stage.start} {what}", remedy)
 
 
 def stages_of(plugin: Lora, plan: Plan) -> Iterator[StagePlan]:
@@ -41,15 +51,6 @@ def stages_of(plugin: Lora, plan: Plan) -> Iterator[StagePlan]:
         shared = [one.plugin for one in plan.plugins if one.stage is None and isinstance(one.plugin, Lora)]
         if stage.start is not None and next(iter(own or shared), None) is plugin:
             yield stage
-
-
-def read_settings(folder: Path | None) -> dict[str, Any] | None:
-    """PEFT's settings of a saved LoRA adapter; None where the folder holds none."""
-    try:
-        saved: dict[str, Any] = json.loads((Path(folder or "") / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
 
 
 def target_problems(config: LoraConfig, stage: StagePlan, chosen: Chosen, known: Iterable[str]) -> list[Problem]:
@@ -95,6 +96,7 @@ def _differences(config: LoraConfig, saved: dict[str, Any]) -> Iterator[str]:
     for option, wanted, found in (
         ("rank", config.rank, saved.get("r")),
         ("alpha", asked, saved.get("lora_alpha")),
+        ("dropout", config.dropout, saved.get("lora_dropout", 0.0)),
         ("rslora", config.rslora, saved.get("use_rslora", False)),
         ("rank_pattern", config.rank_pattern, saved.get("rank_pattern") or {}),
         ("alpha_pattern", alphas(config), saved.get("alpha_pattern") or {}),

@@ -1,0 +1,109 @@
+"""A saved adapter is trained on as what it is and on the base it was trained on, or the plan says why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunekit as tk
+from tunekit.errors import PlanError, TunekitError
+from tunekit.testing import save_tiny_model
+
+TALKS = [{"instruction": f"What is {number} and one?", "output": f"It is {number + 1}."} for number in range(8)]
+TEXTS = ["What is two and three? Two and three is five."]
+SFT = {"steps": 2, "learning_rate": 2e-2, "batch": {"rows": 4}}
+LORA = {"lora": {"rank": 4}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("starts") / "model"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def pipeline(model: str, use: Any, start: Any = None, stages: int = 1, **options: Any) -> tk.Pipeline:
+    """Of `sft` stages, the first of which begins with the adapter of a folder or a run."""
+    described = [{"sft": {**SFT, **options}} for _ in range(stages)]
+    if start is not None:
+        described[0]["sft"]["adapter"] = {"start": str(getattr(start, "adapter", start))}
+    return tk.Pipeline(model, TALKS, {"precision": {"compute": "fp32"}, **use}, described)
+
+
+def refused(model: str, use: Any, start: Any) -> str:
+    """What the plan says against it."""
+    with pytest.raises(PlanError) as caught:
+        pipeline(model, use, start).plan()
+    return str(caught.value)
+
+
+def losses(run: tk.Run) -> list[float]:
+    return [line["loss"] for line in run.metrics if line["kind"] == "step"]
+
+
+# On top of another adapter.
+
+
+@pytest.fixture(scope="module")
+def below(model: str, folder: Path) -> tk.Run:
+    return pipeline(model, LORA).run(folder / "below")
+
+
+@pytest.fixture(scope="module")
+def top(model: str, below: tk.Run, folder: Path) -> tk.Run:
+    """Two stages on top of `below`."""
+    return pipeline(model, stacked(below), stages=2).run(folder / "top")
+
+
+def stacked(below: tk.Run) -> dict[str, Any]:
+    return {**LORA, "stack": {"adapter": str(below.adapter)}}
+
+
+def test_a_stacked_adapter_is_trained_on_beside_the_one_it_stands_on(
+    model: str, below: tk.Run, top: tk.Run, tmp_path: Path
+) -> None:
+    """Stage by stage in two runs, it is what two stages in one run are."""
+    first = pipeline(model, stacked(below)).run(tmp_path / "first")
+    second = pipeline(model, stacked(below), first).run(tmp_path / "second")
+    assert [*losses(first), *losses(second)] == losses(top)
+
+
+def test_a_stacked_adapter_is_not_put_on_the_bare_base(model: str, below: tk.Run, top: tk.Run) -> None:
+    wrong = f"{top.adapter} was trained on top of another adapter"
+    assert f"{wrong}, and use.stack adds none; set use.stack.adapter: {top.adapter}/below" in refused(model, LORA, top)
+    assert f"{wrong} than use.stack.adapter; set" in refused(model, stacked(top), top)
+    assert f"{below.adapter} was trained on the model alone; leave stack out" in refused(model, stacked(below), below)
+    session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA})
+    with pytest.raises(TunekitError, match=r"was trained on top of another adapter, and use\.stack adds none"):
+        session.add("top", str(top.folder))
+    session.add("below", str(below.folder))
+    assert session.perplexity(TEXTS) == below.perplexity(TEXTS)
+
+
+def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, below: tk.Run, top: tk.Run) -> None:
+    """It is opened, exported and resumed with the copy that it keeps, wherever it lies by now."""
+    said, moved, gone = top.perplexity(TEXTS), top.folder.with_name("moved"), below.folder.with_name("gone")
+    again = pipeline(model, stacked(below))
+    shutil.copytree(top.folder, moved)
+    below.folder.rename(gone)
+    try:
+        opened = tk.open_run(moved)
+        assert opened.perplexity(TEXTS) == said
+        assert opened.export("adapter").verification.kl < 1e-6
+        state = json.loads((moved / "run.json").read_text())
+        (moved / "run.json").write_text(json.dumps({**state, "stages": state["stages"][:1], "status": "interrupted"}))
+        shutil.rmtree(moved / "stage-2-sft")
+        resumed = tk.resume_run(moved)
+        assert losses(resumed) == losses(top)
+        assert (Path(str(resumed.adapter)) / "below" / "adapter_model.safetensors").is_file()
+        with pytest.raises(PlanError, match="holds no LoRA adapter in PEFT's format"):
+            again.plan(estimate=False)
+    finally:
+        gone.rename(below.folder)

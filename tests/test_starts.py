@@ -107,3 +107,38 @@ def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, 
             again.plan(estimate=False)
     finally:
         gone.rename(below.folder)
+
+
+# On a base that other plugins have changed.
+
+TOKENS = {"vocabulary": {"tokens": ["What is"], "special_tokens": ["<|shop|>"]}}
+YARN = {"rope": {"scaling": "yarn", "length": 8192}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "other", "what"),
+    [
+        (TOKENS, {"vocabulary": {"tokens": ["It is"]}}, 'vocabulary had changed (special_tokens: ["<|shop|>"], tokens'),
+        (YARN, {"rope": {"scaling": "linear", "length": 8192}}, 'rope had changed (scaling: "yarn", length: 8192)'),
+    ],
+    ids=["vocabulary", "rope"],
+)
+def test_an_adapter_is_put_on_the_base_it_was_trained_on_and_on_no_other(
+    model: str, below: tk.Run, folder: Path, changed: Any, other: Any, what: str, tmp_path: Path
+) -> None:
+    (name,) = changed
+    run = pipeline(model, {**LORA, **changed}).run(tmp_path / "run")
+    plain = refused(model, LORA, run)
+    assert f"stages.0.sft.adapter.start: {run.adapter} was trained on a base that {what}" in plain
+    assert f"and it is not in use; add use.{name} as it was" in plain
+    assert f", and use.{name} says " in refused(model, {**LORA, **other}, run)
+    assert f"{below.adapter} was trained on the base without {name}" in refused(model, {**LORA, **changed}, below)
+    assert f"use.stack.adapter: {run.adapter} was trained on a base that" in refused(model, stacked(run), None)
+    again = pipeline(model, {**LORA, **changed}, run).run(tmp_path / "again")
+    assert losses(again)[0] < losses(run)[0]
+    session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA})
+    with pytest.raises(TunekitError, match=rf"was trained on a base that {name} had changed .* and it is not in use"):
+        session.add("other", str(run.folder))
+    session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA, **changed})
+    session.add("own", str(run.folder))
+    assert session.perplexity(TEXTS) == run.perplexity(TEXTS)

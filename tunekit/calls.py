@@ -76,6 +76,11 @@ class Calls:
         """The same calls without the plugins that belong to single stages."""
         return self.for_stage(-1)
 
+    @property
+    def plugins(self) -> tuple[PlannedPlugin, ...]:
+        """The planned plugins that are seen here, in plan order."""
+        return self._plugins
+
     def answering(self, hook: str) -> tuple[PlannedPlugin, ...]:
         """The planned plugins that implement `hook`, in plan order."""
         return tuple(planned for planned in self._plugins if implements(planned.plugin, hook))

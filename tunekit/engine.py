@@ -16,7 +16,7 @@ from .errors import InterruptedRunError, RunFolderError
 from .launching import EventLog, first_here, make_launch, refuse_crowd, refuse_what_stays_here
 from .local import identity
 from .opening import load, open_model
-from .plan import add_estimate, make_plan
+from .plan import add_estimate, make_plan, note_base
 from .recipe import Recipe, Use
 from .record import Onlooker, Record
 from .run import Run
@@ -192,6 +192,9 @@ class _Engine:
             stage.plugin, "tunekit_train_stage", bundle=bundle, data=data, context=context
         )
         self.record.data(self.plan.title(stage.index), data.account)
+        for artefact in result.artefacts:
+            if artefact.kind == "adapter" and self.context.processes.first:
+                note_base(artefact.path, self.plan.plugins)
         self.record.finish_stage(stage, result)
         self._note_memory(result.metrics)
         self.context.processes.wait()  # the others read in the record what this stage has left

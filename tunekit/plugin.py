@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -63,6 +64,14 @@ class Plugin(Generic[Config]):
     def after(self) -> frozenset[str]:
         """Capabilities whose providers, where there are any, come before this plugin."""
         return frozenset()
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """What this plugin makes of the base, as plain data; nothing: the base stays the model that was named.
+
+        Kept beside each adapter that a run trains, which no other run or session then puts on another base.
+        """
+        return {}
 
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.config.model_dump(exclude_unset=True).items())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..calls import Calls
 from ..errors import Problem
 from ..values import DEFAULT_ADAPTER, Plan, PlannedPlugin, StagePlan
+from .bases import other_base
 
 ADAPTER = "adapter"
 """The capability of a plugin that puts parameters of its own on the base, and trains those."""
@@ -41,7 +42,7 @@ def _problems_of_first(plan: Plan, stage: StagePlan, owner: PlannedPlugin | None
         message = f"is {stage.adapter}, but {changing.name} changes the base, on which every adapter stands"
         yield Problem(f"{stage.key}.adapter", message, f"take {changing.name} out, or train one adapter only")
     if stage.start is not None:
-        yield from _not_started(stage, owner)
+        yield from _not_started(plan, stage, owner)
 
 
 def _not_named(stage: StagePlan, owner: PlannedPlugin | None) -> Iterator[Problem]:
@@ -53,7 +54,7 @@ def _not_named(stage: StagePlan, owner: PlannedPlugin | None) -> Iterator[Proble
     yield Problem(f"{stage.key}.adapter", message, "add `lora: {}` to use, or leave `adapter` out of every stage")
 
 
-def _not_started(stage: StagePlan, owner: PlannedPlugin | None) -> Iterator[Problem]:
+def _not_started(plan: Plan, stage: StagePlan, owner: PlannedPlugin | None) -> Iterator[Problem]:
     key, start = f"{stage.key}.adapter.start", stage.start
     assert start is not None
     if owner is None or SAVED not in owner.plugin.provides:
@@ -63,6 +64,8 @@ def _not_started(stage: StagePlan, owner: PlannedPlugin | None) -> Iterator[Prob
         yield Problem(key, f"{start} is a whole run", "name the adapter folder inside it, such as stage-1-sft/adapter")
     elif not start.is_dir():
         yield Problem(key, f"there is no folder {start}", "check the path")
+    elif (other := other_base(start, plan.plugins, key)) is not None:
+        yield other
 
 
 def _too_late(stage: StagePlan) -> Iterator[Problem]:

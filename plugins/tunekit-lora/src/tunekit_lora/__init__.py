@@ -127,6 +127,7 @@ class Stack(Plugin[StackConfig]):
 
     requires = frozenset({"adapter.lora"})
     provides = frozenset({"adapter.stacked", "base.changed"})
+    after = frozenset({"vocabulary"})  # the adapter may have learnt rows of new tokens, which have to be there
     # A sum that is rounded to 4 bits again loses most of the adapter; and weights that train are saved as a whole
     # model, into which the adapter would be added once more when it is opened.
     conflicts = frozenset({"quantization", "weights"})

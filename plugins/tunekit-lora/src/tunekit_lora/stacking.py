@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import Problem, RunFolderError, TunekitError
+from tunekit.plan import other_base
 from tunekit.record import Record
 from tunekit.values import LoadRequest, Plan, Report
 
@@ -29,9 +30,12 @@ COPY = "tunekit_below"
 
 def stack_problems(folder: Path, plan: Plan) -> Iterator[Problem]:
     """What speaks against stacking on this folder."""
-    if not is_saved(place_of(folder, plan.recipe.output)):
+    place = place_of(folder, plan.recipe.output)
+    if not is_saved(place):
         remedy = "name the folder of a LoRA adapter that a run has saved"
         yield Problem("use.stack.adapter", f"{folder} holds no LoRA adapter in PEFT's format", remedy)
+    elif (other := other_base(place, plan.plugins, "use.stack.adapter")) is not None:
+        yield other
 
 
 def place_of(folder: Path, run: str | Path | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,6 +48,11 @@ class Rope(Plugin[RopeConfig]):
     """Rotary positions for longer texts than the model was trained on (YaRN, arXiv 2309.00071, and its relatives)."""
 
     provides = frozenset({"positions.scaled"})
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """How positions are scaled."""
+        return self.config.model_dump(exclude_none=True)
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

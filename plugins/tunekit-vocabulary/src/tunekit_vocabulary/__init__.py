@@ -89,6 +89,14 @@ class Vocabulary(Plugin[VocabularyConfig]):
 
     provides = frozenset({"vocabulary"})
 
+    @property
+    def base(self) -> dict[str, Any]:
+        """The new tokens, and what their rows begin as."""
+        config = self.config
+        begin = {"start": config.start, "noise": config.deviation, "seed": config.seed}
+        tokens = {"special_tokens": config.special_tokens, "tokens": config.tokens}
+        return {**{kind: named for kind, named in tokens.items() if named}, **begin} if config.named else {}
+
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse to leave new rows untrained where they are to train."""

@@ -103,6 +103,8 @@ CALLING = {"role": "assistant", "content": None}
         ("preference", {"prompt": "q", **CHOICE, "margin": float("inf")}, "column margin is no finite number"),
         ("preference", {"prompt": "q", **CHOICE, "chosen_score": 1e308, "rejected_score": -1e308}, "no finite number"),
         ("preference", {"prompt": "q", **CHOICE, "images": "1"}, "the images do not match"),
+        ("prompt", {"prompt": []}, "the prompt has no turn; column prompt: write what is asked, or leave the row out"),
+        ("labelled", {"prompt": [], "completion": "a", "label": True}, "the prompt has no turn"),
         ("labelled", {"messages": [USER, ASSISTANT], "label": "good"}, "column label is neither true nor false; write "
          "true or false, or leave the row out (found: 'good')"),
         ("labelled", {"messages": [USER, ASSISTANT], "label": 2}, "column label is neither true nor false"),

@@ -7,7 +7,7 @@ from typing import Any
 from tunekit.values import Message, Row
 
 from . import alpaca
-from .checks import column, text
+from .checks import Unusable, column, text
 from .images import Pictures
 from .styles import Style
 from .turns import part_of, read_turns, say
@@ -21,6 +21,14 @@ def read_prompt(row: Row, name: str, style: Style, pictures: Pictures) -> tuple[
     if isinstance(value, str) and name == "prompt":
         return (say("user", text(value, "column prompt"), pictures, "column prompt"),)
     return read_turns(value, f"column {name}", style, pictures)
+
+
+def read_question(row: Row, name: str, style: Style, pictures: Pictures) -> tuple[Message, ...]:
+    """The prompt in column `name`. Raises Unusable where that is a list without a turn."""
+    asked = read_prompt(row, name, style, pictures)
+    if not asked:
+        raise Unusable("the prompt has no turn", "write what is asked, or leave the row out", f"column {name}")
+    return asked
 
 
 def read_answer(row: Row, name: str, style: Style, pictures: Pictures) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tunekit.values import BadRow, Example, Message, Row, Rows
 
 from . import alpaca, conversations
-from .answers import read_answer, read_prompt
+from .answers import read_answer, read_question
 from .checks import Unusable, convert, shown
 from .images import Pictures
 from .marks import LABELS, as_label
@@ -37,7 +37,7 @@ def _conversation(row: Row, prompt: str, style: Style, pictures: Pictures) -> tu
         return alpaca.conversation(row, pictures)
     if prompt != "prompt":
         return conversations.conversation(row, prompt, style, pictures)
-    asked = read_prompt(row, "prompt", style, pictures)
+    asked = read_question(row, "prompt", style, pictures)
     answer = read_answer(row, "completion", style, pictures)
     pictures.finish()
     if not answer or answer[0].role != "assistant":

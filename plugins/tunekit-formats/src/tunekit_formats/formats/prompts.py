@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tunekit.values import BadRow, Example, Row, Rows
 
-from .answers import read_prompt
+from .answers import read_question
 from .checks import Unusable, convert
 from .images import Pictures
 from .setting import refuse_unread_media, tools_of, with_system
@@ -21,7 +21,7 @@ def read(rows: Rows, shape: Shape) -> Iterator[Example | BadRow]:
     def make(row: Row) -> Example:
         refuse_unread_media(row)
         pictures = Pictures.of(row, folder)
-        messages = read_prompt(row, name, style, pictures)
+        messages = read_question(row, name, style, pictures)
         pictures.finish()
         if messages[-1].role == "assistant":
             raise Unusable(

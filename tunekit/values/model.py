@@ -71,6 +71,8 @@ class LoadRequest:
     some of it before the model can be loaded; None where the plan has no stage.
     `revision` is that of a model on the hub which the planned loader reads, by its option of that name: who looks at a
     model before it is loaded looks at the same; None: the default.
+    `dense` are modules that a quantiser leaves as they are, as regular expressions of the start of their names: the
+    planned loader says so where not all of its models are made to be rounded, in an attribute of that name.
     """
 
     model: str
@@ -82,6 +84,7 @@ class LoadRequest:
     data: Callable[[], Prepared] | None = None
     configure: tuple[Callable[[Any], None], ...] = ()
     revision: str | None = None
+    dense: tuple[str, ...] = ()
 
     def configured(self, change: Callable[[Any], None]) -> LoadRequest:
         """Return a copy with one more change of the model's config."""

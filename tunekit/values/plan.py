@@ -165,8 +165,9 @@ class Plan:
         """The request that `tunekit_quantize` and `tunekit_before_load` start from."""
         hook = "tunekit_load_model"
         loaders = (each for each in self.plugins if self.owners.get(hook, each.name) == each.name)
-        revision = next((_revision(each.plugin) for each in loaders if hasattr(each.plugin, hook)), None)
-        return LoadRequest(model=self.recipe.model, precision=self.precision, revision=revision)
+        loader = next((each.plugin for each in loaders if hasattr(each.plugin, hook)), None)
+        revision, dense = _revision(loader), getattr(loader, "dense", ())
+        return LoadRequest(model=self.recipe.model, precision=self.precision, revision=revision, dense=dense)
 
     def plugin(self, name: str) -> PlannedPlugin | None:
         """The planned plugin of this name, or None."""
@@ -221,4 +222,4 @@ class EstimateRequest:
 
 def _revision(loader: Any) -> str | None:
     """The option of a loader by that name, where it has one."""
-    return getattr(loader.config, "revision", None)
+    return getattr(getattr(loader, "config", None), "revision", None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image as Pillow
+from transformers import AutoModelForImageTextToText, Blip2Config, DeepseekVLHybridConfig, InternVLConfig
 
 import tunekit as tk
 from tunekit.errors import DataError, InterruptedRunError, PlanError, TunekitError
@@ -16,7 +17,7 @@ from tunekit.testing import save_tiny_model
 from tunekit.testing.options import shows
 from tunekit.values import Image, Message
 from tunekit_vision import Vision
-from tunekit_vision.parts import part_of
+from tunekit_vision.parts import FROZEN, freeze_, part_of, parts_of
 from tunekit_vision.testing import COLOURS, rows, still_processor
 
 Models = Callable[[str], str]
@@ -40,7 +41,7 @@ def ask(run: Any, pictures: Path, colour: str) -> str:
 
 def plain_loss(model: str, pictures: Path, names: list[str]) -> float:
     """The loss of transformers alone: its processor on the template's text, its model on what comes of it."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(model)
     question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What colour?"}]}
@@ -106,6 +107,50 @@ def test_frozen_parts_stay_as_they_are_and_the_others_train(
     assert {part_of(name) for name in trained} == moved
     assert plan.estimate is not None
     assert plan.estimate.trainable == sum(each.numel() for each in trained.values())
+
+
+@pytest.mark.parametrize("family", ["llava", "idefics3"])
+def test_scores_written_out_leave_the_tower_seeing_all_of_an_image(
+    models: Models, pictures: Path, tmp_path: Path, family: str
+) -> None:
+    stage = {"steps": 2, "evaluate": {"share": 0}}
+    found = {
+        kind: losses(pipeline(models(family), rows(pictures, 1), stage, attention={"kind": kind}).run(tmp_path / kind))
+        for kind in ("sdpa", "eager")
+    }
+    assert found["eager"] == pytest.approx(found["sdpa"], rel=1e-5)
+    assert found["eager"][0] == pytest.approx(plain_loss(models(family), pictures, list(COLOURS)), rel=1e-5)
+
+
+def test_groups_of_tokens_are_refused_for_a_model_that_sees(models: Models, pictures: Path) -> None:
+    made = pipeline(models("llava"), rows(pictures, 1), s2attn={"group": 64}, **LORA)
+    with pytest.raises(PlanError, match=r"s2attn: the attention of LlavaForConditionalGeneration cannot be replaced"):
+        made.plan()
+
+
+@pytest.mark.parametrize(
+    ("config", "unknown"),
+    [
+        (Blip2Config(), {"query_tokens"}),
+        (InternVLConfig(), set()),
+        (DeepseekVLHybridConfig(), {"high_res_vision_neck", "high_res_vision_proj", "high_res_vision_alpha"}),
+    ],
+    ids=["blip-2", "internvl", "deepseek_vl_hybrid"],
+)
+def test_what_is_neither_the_decoder_nor_a_tower_is_a_projector(config: Any, unknown: set[str]) -> None:
+    config.get_text_config().num_hidden_layers = config.vision_config.num_hidden_layers = 1
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    parts = parts_of(model)
+    by_name = {name for name in parts if part_of(name) == "language"}
+    between = {name for name in by_name if parts[name] == "projector"}
+    assert {next(step for step in name.split(".") if step != "model") for name in between} == unknown
+    decoder = {id(each) for each in model.get_decoder().parameters()}
+    inside = {name for name, each in model.named_parameters() if id(each) in decoder}
+    assert {parts[name] for name in inside} == {"language"}
+    freeze_(model, ["language"])
+    assert {parts[name] for name, each in model.named_parameters() if each.requires_grad} == {"tower", "projector"}
+    assert not any(getattr(module, FROZEN, False) for name, module in model.named_modules() if "qformer" in name)
 
 
 def test_a_whole_model_is_saved_with_what_reads_its_images(models: Models, pictures: Path, tmp_path: Path) -> None:
@@ -210,7 +255,7 @@ def test_a_resumed_stage_reaches_the_weights_of_a_whole_one(models: Models, pict
         ({"freeze": {"layers": 1}}, "vision .* does not work with freeze"),
         ({"vision": {"freeze": ["tower", "projector", "language"]}}, "freezes all parts"),
         ({"ddp": {"processes": 2}}, "images are read by one process"),
-        ({"bnb": {}, "lora": {}}, "bnb would round what sees and the projector as well"),
+        ({"gptq": {}, "lora": {}}, "use.gptq: gptq cannot leave what sees .* take bnb, hqq or torchao"),
     ],
 )
 def test_what_does_not_hold_with_images_is_refused_before_anything_is_loaded(

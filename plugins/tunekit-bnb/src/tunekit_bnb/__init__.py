@@ -60,7 +60,7 @@ class Bnb(Plugin[BnbConfig]):
     """NF4 and FP4 (QLoRA, arXiv 2305.14314) and LLM.int8() (arXiv 2208.07339)."""
 
     requires = frozenset({"adapter"})
-    provides = frozenset({"quantization", "quantization.bnb", "quantization.bitsandbytes"})
+    provides = frozenset({"quantization", "quantization.bnb", "quantization.bitsandbytes", "quantization.selective"})
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
@@ -80,8 +80,9 @@ class Bnb(Plugin[BnbConfig]):
         from .layers import estimate_weights
         from .stored import as_stored, own
 
-        config = as_stored(self.config, own(stored_quantization(request.load)))
-        return estimate_weights(config, request.load.precision.weights, estimate)
+        stored = own(stored_quantization(request.load))
+        dense = () if stored else request.load.dense
+        return estimate_weights(as_stored(self.config, stored), request.load.precision.weights, estimate, dense)
 
     @hookimpl
     def tunekit_quantize(self, request: LoadRequest) -> Quantization:
@@ -99,7 +100,7 @@ class Bnb(Plugin[BnbConfig]):
 
         config, stored = self.config, own(stored_quantization(request))
         make_config: Any = transformers.BitsAndBytesConfig
-        options: dict[str, Any] = {"llm_int8_skip_modules": kept_names(config.skip)}
+        options: dict[str, Any] = {"llm_int8_skip_modules": kept_names(config.skip, request.dense)}
         if config.bits == 4:
             options |= {
                 "load_in_4bit": True,

@@ -23,9 +23,9 @@ from . import PLAIN_INPUTS, BnbConfig
 SKIP = "use.bnb.skip"
 
 
-def estimate_weights(config: BnbConfig, dtype: str, estimate: Estimate) -> Estimate:
+def estimate_weights(config: BnbConfig, dtype: str, estimate: Estimate, dense: Iterable[str] = ()) -> Estimate:
     """Take the linear layers of the skeleton out of the weights at `dtype` and put them back quantised."""
-    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP)
+    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP, dense)
     return stored_estimate(estimate, layers, dtype, partial(stored_bytes, config))
 
 

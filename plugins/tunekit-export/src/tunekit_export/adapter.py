@@ -11,6 +11,7 @@ from tunekit.errors import ExportError
 from tunekit.exporting import shown_model
 from tunekit.values import Context, Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
+from tunekit_transformers.quiet import quiet
 
 from .heads import head_usage
 from .reading import Reading, reading_of, write_rows
@@ -42,7 +43,9 @@ def _read(reading: Reading, bundle: ModelBundle, request: ExportRequest) -> Any:
     if reading.says:  # weights that nobody else has: what the code reads it on is another base, and the card says so
         import peft
 
-        return peft.PeftModel.from_pretrained(request.base().model, str(request.folder)).eval()
+        base = request.base().model
+        with quiet():
+            return peft.PeftModel.from_pretrained(base, str(request.folder)).eval()
     model = reading.run(request.folder)
     return model if bundle.quantization is not None else model.to(bundle.precision.device)
 

@@ -32,7 +32,7 @@ class Hqq(Plugin[HqqConfig]):
     """Half-quadratic quantisation (Half-Quadratic Quantization of Large Machine Learning Models, Mobius Labs 2023)."""
 
     requires = frozenset({"adapter"})
-    provides = frozenset({"quantization", "quantization.hqq"})
+    provides = frozenset({"quantization", "quantization.hqq", "quantization.selective"})
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
@@ -51,7 +51,7 @@ class Hqq(Plugin[HqqConfig]):
         """Count the linear layers in their fewer bits, scales and zero points included."""
         from .sizes import estimate_weights
 
-        return estimate_weights(self.config, request.load.precision.weights, estimate)
+        return estimate_weights(self.config, request.load, estimate)
 
     @hookimpl
     def tunekit_quantize(self, request: LoadRequest) -> Quantization:
@@ -63,6 +63,6 @@ class Hqq(Plugin[HqqConfig]):
         return Quantization(
             method=f"hqq {self.config.bits}",
             bits=stored_bits(self.config, dtype),
-            after_load=partial(quantized, self.config, dtype=dtype),
+            after_load=partial(quantized, self.config, dtype=dtype, kept=request.dense),
             dequantize=partial(dense, dtype=dtype),
         )

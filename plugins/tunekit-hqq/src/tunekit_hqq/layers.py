@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tunekit.errors import PlanError
@@ -11,13 +12,13 @@ from . import HqqConfig
 from .sizes import SKIP, uneven
 
 
-def quantized(config: HqqConfig, model: Any, dtype: str) -> Any:
-    """Put hqq's layers in the place of the linear ones but the head, in place; return the model."""
+def quantized(config: HqqConfig, model: Any, dtype: str, kept: Iterable[str] = ()) -> Any:
+    """Put hqq's layers in the place of the linear ones but the head and the `kept`, in place; return the model."""
     import torch
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear  # type: ignore[import-not-found, import-untyped]
 
     settings = BaseQuantizeConfig(nbits=config.bits, group_size=config.group, axis=config.axis)
-    for name, layer in layers_to_quantize(model, config.skip, SKIP).items():
+    for name, layer in layers_to_quantize(model, config.skip, SKIP, kept).items():
         if problem := uneven(config, name, *layer.weight.shape):
             raise PlanError([problem])
         swapped = HQQLinear(layer, settings, compute_dtype=getattr(torch, dtype), device=str(layer.weight.device))

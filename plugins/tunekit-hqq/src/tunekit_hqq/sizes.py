@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from tunekit.errors import PlanError, Problem
-from tunekit.values import BYTES, Estimate
+from tunekit.values import BYTES, Estimate, LoadRequest
 from tunekit_transformers.quantizing import layers_to_quantize, stored_estimate
 
 from . import HqqConfig
@@ -17,9 +17,10 @@ PACKED = {2: 4, 4: 2, 8: 1}
 """Weights in a byte. Those of 3 bits lie ten in four bytes."""
 
 
-def estimate_weights(config: HqqConfig, dtype: str, estimate: Estimate) -> Estimate:
+def estimate_weights(config: HqqConfig, request: LoadRequest, estimate: Estimate) -> Estimate:
     """Put the linear layers of the skeleton in as they are stored. PlanError where they do not divide into groups."""
-    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP)
+    dtype = request.precision.weights
+    layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP, request.dense)
     for name, layer in layers.items():
         if problem := uneven(config, name, *layer.weight.shape):
             raise PlanError([problem])

@@ -42,10 +42,11 @@ class S2Attention(Plugin[S2AttentionConfig]):
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Refuse stages that compare what the model says in training with what it says in evaluation."""
-        from .checks import refuse_comparing
+        """Refuse stages that compare what is said in training with what is in evaluation, and models without groups."""
+        from .checks import refuse_comparing, refuse_unsuited
 
         refuse_comparing(self, request.plan)
+        refuse_unsuited(self, request.plan, estimate.skeleton)
         return estimate
 
     @hookimpl

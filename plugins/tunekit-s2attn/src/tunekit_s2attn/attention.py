@@ -92,14 +92,20 @@ def groups(lengths: list[int], group: int, shift: int) -> list[int]:
     return found
 
 
+def unsuited(model: Any) -> str | None:
+    """Say why the attention of a model, which may be on the meta device, cannot be given groups, or None."""
+    if model._can_set_attn_implementation() and model.config.get_text_config() is model.config:
+        return None
+    return f"the attention of {type(model).__name__} cannot be replaced"
+
+
 def attend_in_groups_(model: Any, group: int) -> Callable[[], None]:
     """Set the attention of this model instance; return what sets it back.
 
     Raises TunekitError for a model whose attention cannot be set, or that reads more than text.
     """
-    kind = type(model).__name__
-    if not model._can_set_attn_implementation() or model.config.get_text_config() is not model.config:
-        raise TunekitError(f"use.s2attn: the attention of {kind} cannot be replaced", "leave s2attn out")
+    if (obstacle := unsuited(model)) is not None:
+        raise TunekitError(f"use.s2attn: {obstacle}", "leave s2attn out")
     before, name = model.config._attn_implementation, f"tunekit_s2attn_{group}"
     register(name, ShiftedSparse(group))
     model.set_attn_implementation(name)

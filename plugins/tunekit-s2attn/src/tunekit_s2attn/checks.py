@@ -31,6 +31,17 @@ def _longest(config: Any) -> int:
     return int(getattr(config, "block_size", None) or config.batch.max_length)
 
 
+def refuse_unsuited(plugin: Any, plan: Plan, skeleton: Any) -> None:
+    """Raise PlanError for a model whose attention cannot be replaced."""
+    from tunekit_train.forward import base_model
+
+    from .attention import unsuited
+
+    if (obstacle := unsuited(base_model(skeleton))) is not None:
+        key = next(planned.key for planned in plan.plugins if planned.plugin is plugin)
+        raise PlanError([Problem(key, obstacle, "leave s2attn out")])
+
+
 def refuse_comparing(plugin: Any, plan: Plan) -> None:
     """Raise PlanError for stages with a reference, which is scored in evaluation and so with whole attention."""
     from tunekit_train import ReferenceLogProbs

@@ -84,7 +84,7 @@ class TorchaoConfig(Rounded):
 class Torchao(Plugin[TorchaoConfig]):
     """Rounded weights of torchao (TorchAO: PyTorch-Native Training-to-Serving Model Optimization, arXiv 2507.16099)."""
 
-    provides = frozenset({"quantization", "quantization.torchao"})
+    provides = frozenset({"quantization", "quantization.torchao", "quantization.selective"})
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
@@ -103,11 +103,12 @@ class Torchao(Plugin[TorchaoConfig]):
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Count the linear layers in a byte per weight and their scales; embeddings and head stay as they are."""
-        from .checks import as_stored
+        from .checks import as_stored, own
         from .weights import estimate_weights
 
-        config = as_stored(self.config, stored_quantization(request.load))
-        return estimate_weights(config, request.load.precision.weights, estimate)
+        stored = stored_quantization(request.load)
+        dense = () if own(stored) else request.load.dense
+        return estimate_weights(as_stored(self.config, stored), request.load.precision.weights, estimate, dense)
 
     @hookimpl
     def tunekit_quantize(self, request: LoadRequest) -> Quantization:
@@ -119,7 +120,7 @@ class Torchao(Plugin[TorchaoConfig]):
         return Quantization(
             method=self.config.kind,
             bits=stored_bits(self.config, request.precision.weights),
-            arguments={} if stored else loading_arguments(self.config),
+            arguments={} if stored else loading_arguments(self.config, request.dense),
             dequantize=partial(dense, dtype=request.precision.weights),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -24,26 +25,26 @@ WEIGHT = ".weight"
 """transformers asks by the names of weights here, and of layers for the other libraries."""
 
 
-def loading_arguments(config: Rounded) -> dict[str, Any]:
+def loading_arguments(config: Rounded, dense: Iterable[str] = ()) -> dict[str, Any]:
     """What transformers is given to round while it loads."""
     import transformers
 
     from .kinds import base_config
 
     make: Any = transformers.TorchAoConfig
-    kept = [end for name in kept_names(config.skip) or () for end in (name, f"{name}{WEIGHT}")] or None
+    kept = [end for name in kept_names(config.skip, dense) or () for end in (name, f"{name}{WEIGHT}")] or None
     return {"quantization_config": make(base_config(config.kind, config.columns), modules_to_not_convert=kept)}
 
 
-def estimate_weights(config: TorchaoConfig, dtype: str, estimate: Estimate) -> Estimate:
+def estimate_weights(config: TorchaoConfig, dtype: str, estimate: Estimate, dense: Iterable[str] = ()) -> Estimate:
     """Put the linear layers of the skeleton in as they are stored. PlanError where rows do not divide into groups."""
-    layers = layers_to_round(config, estimate.skeleton, KEY)
+    layers = layers_to_round(config, estimate.skeleton, KEY, dense)
     return stored_estimate(estimate, layers, dtype, partial(stored_bytes, config, dtype))
 
 
-def layers_to_round(config: Rounded, model: Any, key: str) -> dict[str, Any]:
+def layers_to_round(config: Rounded, model: Any, key: str, dense: Iterable[str] = ()) -> dict[str, Any]:
     """The layers of a model that are rounded. PlanError under `key` for idle names to skip, and for uneven groups."""
-    layers = layers_to_quantize(model, config.skip, f"{key}.skip")
+    layers = layers_to_quantize(model, config.skip, f"{key}.skip", dense)
     refuse_uneven(layers, config.columns, f"{key}.group", "name the layer in skip")
     return layers
 

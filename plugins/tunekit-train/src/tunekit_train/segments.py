@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ def segments_attention(
             raise RuntimeError(f"{name} does not hand on where sequences end; set batch.padding: always")
         _refuse_crossing(attention_mask, position_ids, key.shape[2])
         if kernel.explicit:
-            return kernel(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
+            mask = _everything(module, query, key, options) if attention_mask is None else attention_mask
+            return kernel(query, key, value, mask).transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -97,6 +98,14 @@ def segments_attention(
         wide = torch.promote_types(query.dtype, torch.float32)
         parts = (query.to(wide), key.to(wide), value.to(wide))
         return _attend(parts, lengths, key_lengths, kernel).to(query.dtype), None
+
+
+def _everything(module: Any, query: Tensor, key: Tensor, options: Mapping[str, Any]) -> Tensor | None:
+    """A mask that hides nothing, where a module without one is not causal, as in a tower that sees; else None."""
+    said = options.get("is_causal")
+    if getattr(module, "is_causal", True) if said is None else said:
+        return None
+    return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
 
 
 def _refuse_crossing(mask: Tensor | None, position_ids: Tensor | None, keys: int) -> None:

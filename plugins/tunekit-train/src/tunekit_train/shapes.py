@@ -95,6 +95,7 @@ def saved_bytes(skeleton: Any, precision: Precision, tokens: int) -> int:
     where frozen weights are stored in it; weights in a wider dtype are cast for each product, and the casts are kept.
     """
     model = copy.deepcopy(skeleton).to(getattr(torch, precision.compute)).train()
+    base_model(model).config.pad_token_id = None  # else transformers looks for padding, and there are no values
     updated = with_shapes_of_experts_(base_model(model))
     own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     storages: dict[int, Tensor] = {}

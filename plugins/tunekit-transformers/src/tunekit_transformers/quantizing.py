@@ -20,9 +20,10 @@ LARGEST_GROUP = 128
 """A power of two: groups that fit are offered up to it."""
 
 
-def kept_names(skip: Iterable[str]) -> list[str] | None:
+def kept_names(skip: Iterable[str], dense: Iterable[str] = ()) -> list[str] | None:
     """What transformers is to be told not to convert, so that the head always keeps its weights."""
-    return [*skip, *HEADS] if skip else None
+    names = [*skip, *dense]
+    return [*names, *HEADS] if names else None
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
@@ -33,13 +34,16 @@ def linear_layers(model: Any) -> dict[str, Any]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
 
 
-def layers_to_quantize(model: Any, skip: Iterable[str], key: str) -> dict[str, Any]:
-    """The linear layers but the head and those to `skip`. PlanError under `key` where a name keeps none."""
+def layers_to_quantize(model: Any, skip: Iterable[str], key: str, dense: Iterable[str] = ()) -> dict[str, Any]:
+    """The linear layers but the head, those to `skip`, and those in modules that are `dense` whatever is asked.
+
+    PlanError under `key` where a name to skip keeps none.
+    """
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     linear, names = linear_layers(model), list(skip)
     refuse_idle_names(names, linear, key)
-    head, kept = model.get_output_embeddings(), kept_names(names)
+    head, kept = model.get_output_embeddings(), kept_names(names, dense)
     return {n: layer for n, layer in linear.items() if layer is not head and should_convert_module(n, kept)}
 
 

@@ -47,6 +47,13 @@ class Vision(Transformers):
     provides = frozenset({"model.transformers", "model.vision", "backend.transformers"})
     conflicts = frozenset({"weights.freeze", "weights.full"})
 
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """What a quantiser is to leave as it is: only the language model is made to be rounded."""
+        from .parts import patterns
+
+        return patterns()
+
     @classmethod
     def config_type(cls) -> Any:
         """The class of its options, which are those of the loader for text and more."""

@@ -26,10 +26,10 @@ def problems(config: VisionConfig, plan: Plan) -> Iterator[Problem]:
     if plan.provides("processes"):
         what = "images are read by one process, and the run is carried out by several"
         yield Problem("use.vision", what, "train it in one process")
-    if plan.provides("quantization"):
-        named = next(each.name for each in plan.plugins if "quantization" in each.plugin.provides)
-        what = f"{named} would round what sees and the projector as well, and what that costs has not been measured"
-        yield Problem("use.vision", what, f"leave {named} out")
+    for quantizer in (each for each in plan.plugins if "quantization" in each.plugin.provides):
+        if "quantization.selective" not in quantizer.plugin.provides:
+            what = f"{quantizer.name} cannot leave what sees and the projector as they are"
+            yield Problem(quantizer.key, what, "take bnb, hqq or torchao, which round the language model alone")
     for stage in plan.stages:
         if "stage.sft" not in stage.plugin.plugin.provides:
             what = f"{stage.name} trains on text alone, and vision loads a model for images"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,25 +15,48 @@ FROZEN = "tunekit_frozen"
 """What a module carries that is to stay as it is: a low-rank adapter leaves it out."""
 PROJECTORS = frozenset(
     {"multi_modal_projector", "connector", "merger", "mm_projector", "aligner", "embed_vision", "vision_projection"}
-    | {"image_newline", "projector", "merger_list", "deepstack_merger_list"}
+    | {"image_newline", "projector", "merger_list", "deepstack_merger_list", "qformer", "language_projection"}
+    | {"image_to_text_projection", "resampler_model", "vision_adapter", "visual_embeddings_table"}
 )
-TOWERS = frozenset({"vision_tower", "visual", "vision_model", "vision_encoder", "vision", "image_tower"})
-"""What the families call the two; a projector may lie inside the tower. All else is the language model."""
+TOWERS = frozenset(
+    {"vision_tower", "visual", "vision_model", "vision_encoder", "vision", "image_tower", "video_tower", "audio_tower"}
+    | {"vqmodel"}
+)
+"""What the families call the two; a projector may lie inside the tower."""
+
+
+def patterns() -> tuple[str, ...]:
+    """Regular expressions of the start of the names of all modules that are not of the language model."""
+    return (rf"(?:.*\.)?(?:{'|'.join(sorted(TOWERS | PROJECTORS))})",)
 
 
 def part_of(name: str) -> Part:
-    """To which part a parameter or module of this name belongs."""
+    """To which part a parameter or module belongs by its name alone: what is not known is the language model's."""
     steps = set(name.split("."))
     if steps & PROJECTORS:
         return "projector"
     return "tower" if steps & TOWERS else "language"
 
 
+def parts_of(model: Any) -> dict[str, Part]:
+    """To which part each parameter of a model belongs.
+
+    One of an unknown name is the projector's where it is neither in the model's own decoder nor in its embeddings or
+    head: it stands between what sees and what writes.
+    """
+    ends = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    writes = {id(each) for end in ends if end is not None for each in end.parameters()}
+    named = {name: (part_of(name), id(each)) for name, each in model.named_parameters()}
+    return {n: "projector" if part == "language" and at not in writes else part for n, (part, at) in named.items()}
+
+
 def freeze_(model: Any, frozen: Sequence[Part]) -> Report:
     """Let no parameter of these parts train. Raises TunekitError where the model has no such part that is known."""
-    chosen = list(_parameters(model, frozen))
+    parts = parts_of(model)
+    _refuse_missing(model, parts, frozen)
+    chosen = [parameter for name, parameter in model.named_parameters() if parts[name] in frozen]
     before = [parameter.requires_grad for parameter in chosen]
-    layers = [module for name, module in model.named_modules() if part_of(name) in frozen]
+    layers = [module for name, module in model.named_modules() if _lies_in(name, module, parts, frozen)]
     for parameter in chosen:
         parameter.requires_grad_(False)
     for layer in layers:
@@ -45,7 +68,9 @@ def freeze_(model: Any, frozen: Sequence[Part]) -> Report:
         for layer in layers:
             delattr(layer, FROZEN)
 
-    counts = {part: sum(each.numel() for each in _parameters(model, [part])) for part in _parts(model)}
+    counts: dict[Part, int] = {}
+    for name, parameter in model.named_parameters():
+        counts[parts[name]] = counts.get(parts[name], 0) + parameter.numel()
     told = " and ".join(frozen) if frozen else "nothing"
     return Report(f"frozen: {told}", {"parameters": counts}, undo)
 
@@ -64,16 +89,17 @@ def estimate_parts(frozen: Sequence[Part], request: EstimateRequest, estimate: E
     return replace(estimate, trainable=training, memory=memory, notes=notes)
 
 
-def _parts(model: Any) -> tuple[Part, ...]:
-    found = {part_of(name) for name, _ in model.named_parameters()}
-    return tuple(part for part in ("tower", "projector", "language") if part in found)  # type: ignore[misc]
+def _lies_in(name: str, module: Any, parts: Mapping[str, Part], chosen: Sequence[Part]) -> bool:
+    """Whether all parameters of a module belong to the chosen parts; one without any is told by its name."""
+    found = {parts.get(f"{name}.{own}" if name else own, part_of(name)) for own, _ in module.named_parameters()}
+    return (found or {part_of(name)}) <= set(chosen)
 
 
-def _parameters(model: Any, parts: Sequence[Part]) -> Iterator[Any]:
-    missing = [part for part in parts if part not in _parts(model)]
+def _refuse_missing(model: Any, parts: Mapping[str, Part], frozen: Sequence[Part]) -> None:
+    found = set(parts.values())
+    missing = [part for part in frozen if part not in found]
     if missing:
         raise TunekitError(
             f"use.vision.freeze names the {missing[0]}, and {type(model).__name__} calls none of its modules so",
             "leave it out",
         )
-    return (parameter for name, parameter in model.named_parameters() if part_of(name) in parts)

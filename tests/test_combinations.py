@@ -152,6 +152,15 @@ def test_the_results_know_every_technique_that_is_installed() -> None:
     assert not missing, "run `python docs/compatibility.py`"
 
 
+def test_the_results_say_what_the_planner_says(accepted: Sequence[Cell]) -> None:
+    """Of every two techniques of which the sample has a combination."""
+    parts = {json.dumps(pair): why for *pair, why in Results.read().pairs}
+    found = {json.dumps(pair) for cell in accepted for pair in cell.groups(2)}
+    refused = {json.dumps(pair) for cell in set(sample()) - set(accepted) for pair in cell.groups(2)} - found
+    assert not [pair for pair in found if parts[pair] is not None], "run `python docs/compatibility.py`"
+    assert [pair for pair in refused if parts[pair] is not None], "some pairs are refused"
+
+
 def test_the_page_counts_a_failure_and_claims_no_pair_that_was_not_run() -> None:
     ran = {"one": [[None, ["lora"], "adamw", "sft"], {"trains": "yes", "gradients": f"{FAILED}: E: far"}]}
     ran["two"] = [[None, ["lora"], "adamw", "dpo"], dict.fromkeys(QUESTIONS, "yes")]

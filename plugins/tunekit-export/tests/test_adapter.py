@@ -50,6 +50,12 @@ def run_card(folder):
     return found
 
 
+def places_in(folder, *places):
+    """Files of an export that name a place of this machine."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path.name for path in files if any(str(place).encode() in path.read_bytes() for place in places)]
+
+
 @pytest.mark.filterwarnings("ignore")  # those of the libraries are theirs
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_the_code_of_the_card_gives_the_model_that_was_trained(use, train, base, tmp_path, monkeypatch):
@@ -62,6 +68,7 @@ def test_the_code_of_the_card_gives_the_model_that_was_trained(use, train, base,
     assert (logits(found) - expected).abs().max() < close * expected.abs().max()
     assert made.verification.kl < 1e-3 * made.verification.base_kl
     assert json.loads((made.folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    assert places_in(made.folder, run.folder.parent, base.parent) == []
 
 
 class NoOptions(PluginConfig):
@@ -121,6 +128,7 @@ def test_an_adapter_on_top_of_another_goes_with_it_and_a_merged_one_holds_both(t
     run_on_top = train(tmp_path / "top", lora={"rank": 2}, stack={"adapter": str(run.adapter)})
     made = run_on_top.export("adapter")
     monkeypatch.chdir(base.parent)
+    assert places_in(made.folder, run_on_top.folder.parent, run.folder.parent, base.parent) == []
     plain = run_card(made.folder)["model"]
     assert torch.allclose(logits(plain), logits(run_on_top.bundle.model), atol=1e-4)
     merged = AutoModelForCausalLM.from_pretrained(run_on_top.export("merged").folder)

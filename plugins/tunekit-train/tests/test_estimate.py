@@ -18,7 +18,7 @@ from tunekit_train.estimate import Sample, estimate_stage, padding_share
 from tunekit_train.forward import Forward, Strategy, prepared
 from tunekit_train.memory import PeakMemory
 from tunekit_train.shapes import saved_bytes
-from tunekit_train.testing import BF16, FP32, random_items, tiny_llama, with_lora
+from tunekit_train.testing import BF16, FP32, family_model, random_items, tiny_llama, with_lora
 
 
 def really_saved(model: Any, batch: Batch, autocast: bool) -> int:
@@ -53,6 +53,15 @@ def test_a_skeleton_saves_what_the_model_saves(adapted: bool, precision: Any) ->
     # All weights trained under autocast: the residual stream is fp32, which a skeleton in bf16 does not see.
     tolerance = 0.2 if precision.autocast and not adapted else 0.1
     assert saved_bytes(skeleton, precision, 600) == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_model_that_says_what_pads_is_measured_without_values_as_well(family: str) -> None:
+    skeleton = copy.deepcopy(family_model(family)).to("meta")
+    expected = saved_bytes(skeleton, FP32, 40)
+    skeleton.config.pad_token_id = 0
+    assert saved_bytes(skeleton, FP32, 40) == expected
+    assert skeleton.config.pad_token_id == 0
 
 
 def _clipped(item: Item) -> Any:

@@ -304,6 +304,19 @@ def test_a_model_may_be_spread_over_devices_within_bounds(
     ]
 
 
+def test_an_attention_that_would_not_be_computed_with_is_refused(folder: Path) -> None:
+    from tunekit import Pipeline
+
+    def planned(padding: str) -> None:
+        stage = {"sft": {"batch": {"padding": padding}}}
+        use = {"transformers": {"attention": "eager"}, "lora": {}}
+        Pipeline(str(folder), [{"text": "words"}] * 4, use=use, stages=[stage]).plan(estimate=False)
+
+    with pytest.raises(PlanError, match=r"use\.transformers\.attention: is eager, and sft lays sequences end to end"):
+        planned("auto")
+    planned("always")
+
+
 def test_what_is_spread_is_not_trained_and_a_cpu_is_one_device(folder: Path) -> None:
     from tunekit import Pipeline
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 from tunekit.errors import ExportError
@@ -17,6 +18,7 @@ from .heads import head_usage
 from .reading import Reading, reading_of, write_rows
 
 CONFIG = "adapter_config.json"
+BASE = "base_model_name_or_path"
 
 
 def export_adapter(bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:
@@ -24,11 +26,9 @@ def export_adapter(bundle: ModelBundle, request: ExportRequest, context: Context
     source = request.adapter
     if source is None or not (source / CONFIG).is_file():
         raise ExportError("what was trained is no adapter in PEFT's format", "export the model: `merged: {}`")
-    shutil.copytree(source, request.folder, dirs_exist_ok=True)
-    config = request.folder / CONFIG
-    described = json.loads(config.read_text(encoding="utf-8"))
-    named = {**described, "base_model_name_or_path": shown_model(request.model)}
-    config.write_text(json.dumps(named, indent=2), encoding="utf-8")
+    shutil.copytree(source, request.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    _name_base(request.folder, shown_model(request.model))
+    described = json.loads((request.folder / CONFIG).read_text(encoding="utf-8"))
     write_rows(bundle, request, context)
     reading = reading_of(bundle, request, context)
     how = "on the base as tunekit rounds it" if reading.says else "by the code above"
@@ -48,6 +48,22 @@ def _read(reading: Reading, bundle: ModelBundle, request: ExportRequest) -> Any:
             return peft.PeftModel.from_pretrained(base, str(request.folder)).eval()
     model = reading.run(request.folder)
     return model if bundle.quantization is not None else model.to(bundle.precision.device)
+
+
+def _name_base(folder: Path, name: str) -> None:
+    """Call the base by the name that others know it by, in every file of a folder that says on what it stands."""
+    for path in folder.rglob("*.json"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if (named := _renamed(said, name)) != said:
+            path.write_text(json.dumps(named, indent=2), encoding="utf-8")
+
+
+def _renamed(said: Any, name: str) -> Any:
+    if isinstance(said, list):
+        return [_renamed(each, name) for each in said]
+    if not isinstance(said, dict):
+        return said
+    return {key: name if key == BASE and value else _renamed(value, name) for key, value in said.items()}
 
 
 def _with_version(name: str) -> str:

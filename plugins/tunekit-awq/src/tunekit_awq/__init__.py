@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Awq", "AwqConfig", "AwqExport", "AwqExportConfig"]
 
 
+BLOCK = 64
+"""Outputs of a layer that gptqmodel looks at together."""
+PACKED = 8
+"""Outputs that lie in one word."""
+UNCUT = ("q_", "k_", "query", "key", "Wqkv")
+"""Parts of the names of layers whose weights gptqmodel does not cut."""
+
+
 class AwqOptions(Calibration):
     """How AWQ rounds; its weights have 4 bits."""
 
@@ -73,6 +81,10 @@ class Awq(Packed[AwqConfig]):
         from tunekit_gptq.calibrating import end_to_end
 
         return end_to_end(rows, self.config.sample_tokens)
+
+    def outputs(self, name: str) -> int:
+        """It looks for where to cut the weights of 64 outputs at a time, but those that make queries and keys."""
+        return PACKED if any(part in name for part in UNCUT) else BLOCK
 
 
 class AwqExport(PackedExport[AwqExportConfig]):

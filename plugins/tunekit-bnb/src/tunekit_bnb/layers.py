@@ -103,15 +103,11 @@ def _dense_layer(layer: Any, dtype: str) -> Any:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    from tunekit_transformers.frozen_product import dense_linear
+    from tunekit_transformers.frozen_product import as_conv1d, dense_linear
 
-    new: Any = dense_linear(_weight(layer).to(getattr(torch, dtype)), layer.bias)
-    if getattr(layer, "source_cls", None) is Conv1D:
-        make: Any = Conv1D
-        linear, new = new, make(layer.out_features, layer.in_features)
-        new.weight = torch.nn.Parameter(linear.weight.t().contiguous(), requires_grad=False)
-        new.bias = linear.bias
-    return new.train(layer.training)
+    new = dense_linear(_weight(layer).to(getattr(torch, dtype)), layer.bias)
+    turned = getattr(layer, "source_cls", None) is Conv1D
+    return (as_conv1d(new) if turned else new).train(layer.training)
 
 
 def _weight(layer: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -100,13 +101,20 @@ class CompressedTensorsExport(Plugin[CompressedTensorsExportConfig]):
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Refuse groups that do not divide a row."""
+        """Refuse groups that do not divide a row, and layers that are none; tell of what stays dense."""
         from tunekit_transformers.dense_exports import key_of
-        from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
+        from tunekit_transformers.quantizing import (
+            layers_to_quantize,
+            note_of_experts,
+            refuse_transposed,
+            refuse_uneven,
+        )
 
-        layers = layers_to_quantize(estimate.skeleton, (), key_of(self, request.plan))
-        refuse_uneven(layers, self.config.group, f"{key_of(self, request.plan)}.group")
-        return estimate
+        key = key_of(self, request.plan)
+        layers = layers_to_quantize(estimate.skeleton, (), key)
+        refuse_transposed(layers, key)
+        refuse_uneven(layers, self.config.group, f"{key}.group")
+        return replace(estimate, notes=(*estimate.notes, *note_of_experts(estimate.skeleton)))
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

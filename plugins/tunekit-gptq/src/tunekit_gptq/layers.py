@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunekit.errors import TunekitError
-from tunekit.values import Estimate, Report
+from tunekit.errors import PlanError, Problem, TunekitError
+from tunekit.values import Report
 from tunekit_transformers.frozen_product import dense_linear, replace_products_
-from tunekit_transformers.quantizing import forget_quantization, layers_to_quantize, refuse_uneven, stored_estimate
+from tunekit_transformers.quantizing import (
+    OTHERWISE,
+    forget_quantization,
+    layers_to_quantize,
+    refuse_fused_experts,
+    refuse_transposed,
+    refuse_uneven,
+    shape_of,
+)
 
 from .stored import Storage
 from .unpacking import gptq_weight
@@ -79,23 +87,28 @@ def dense(kind: Kind, model: Any) -> Any:
     return forget_quantization(model)
 
 
-def estimate_weights(storage: Storage, key: str, dtype: str, estimate: Estimate) -> Estimate:
-    """Take the linear layers of the skeleton out of the weights at `dtype` and put them back in few bits.
-
-    PlanError where the groups do not divide the inputs of a layer.
-    """
-    assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
-    layers = layers_to_pack(storage, estimate.skeleton, key)
-    return stored_estimate(estimate, layers, dtype, partial(stored_bytes, storage))
-
-
 def layers_to_pack(storage: Storage, model: Any, key: str) -> dict[str, Any]:
-    """The layers of a model that are stored so. PlanError under `key` where the groups do not divide their inputs."""
+    """The layers of a model that are stored so.
+
+    PlanError under `key` where the groups do not divide their inputs, and for what would not be found when it is read:
+    a `Conv1D`, and fused experts.
+    """
+    refuse_fused_experts(model, key, OTHERWISE, storage.covers)
     linear = layers_to_quantize(model, (), key)
     layers = {name: layer for name, layer in linear.items() if storage.covers(name)}
+    refuse_transposed(layers, key)
     size = None if storage.group_size == -1 else storage.group_size
     refuse_uneven(layers, size, f"{key}.group_size", "take -1 for one group a column", least=SMALLEST_GROUP)
     return layers
+
+
+def refuse_narrow(layers: Mapping[str, Any], outputs: Callable[[str], int], key: str) -> None:
+    """Raise PlanError for a layer whose outputs are no multiple of what `outputs` asks of a layer of its name."""
+    for name, layer in layers.items():
+        rows, _ = shape_of(layer)
+        if rows % outputs(name):
+            what = f"{name} has {rows} outputs, and gptqmodel takes them in blocks of {outputs(name)}"
+            raise PlanError([Problem(key, what, OTHERWISE)])
 
 
 def stored_bytes(storage: Storage, rows: int, columns: int) -> int:

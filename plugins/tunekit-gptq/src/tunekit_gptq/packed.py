@@ -108,6 +108,10 @@ class Packed(Plugin[Config]):
         """What gptqmodel is given of the chosen rows."""
         return rows
 
+    def outputs(self, name: str) -> int:
+        """What the outputs of a layer of this name have to be a multiple of, for gptqmodel to quantise it."""
+        return 1
+
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
         """Refuse what cannot be read or quantised, and options that a quantised checkpoint has decided."""
@@ -118,13 +122,18 @@ class Packed(Plugin[Config]):
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Count the linear layers in their fewer bits; say where the first run will quantise."""
-        from .layers import estimate_weights
+        from tunekit_transformers.quantizing import stored_estimate
 
-        said = stored(request.load)
+        from .layers import layers_to_pack, refuse_narrow, stored_bytes
+
+        said, key = stored(request.load), f"use.{self.method}"
+        storage = self.storage(said)
+        layers = layers_to_pack(storage, estimate.skeleton, key)
         if said is None:
+            refuse_narrow(layers, self.outputs, key)
             note = f"{request.load.model} is quantised by {self.method} the first time it is used so"
             estimate = replace(estimate, notes=(*estimate.notes, note))
-        return estimate_weights(self.storage(said), f"use.{self.method}", request.load.precision.weights, estimate)
+        return stored_estimate(estimate, layers, request.load.precision.weights, partial(stored_bytes, storage))
 
     @hookimpl
     def tunekit_quantize(self, request: LoadRequest) -> Quantization:
@@ -176,12 +185,13 @@ class PackedExport(Plugin[ExportOptions]):
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Refuse groups that do not divide the inputs of a layer."""
+        """Refuse groups that do not divide the inputs of a layer, and layers that cannot be read or made so."""
         from tunekit_transformers.dense_exports import key_of
 
-        from .layers import layers_to_pack
+        from .layers import layers_to_pack, refuse_narrow
 
-        layers_to_pack(self.plugin().storage(None), estimate.skeleton, key_of(self, request.plan))
+        key, plugin = key_of(self, request.plan), self.plugin()
+        refuse_narrow(layers_to_pack(plugin.storage(None), estimate.skeleton, key), plugin.outputs, key)
         return estimate
 
     @hookimpl

@@ -8,7 +8,7 @@ from functools import partial
 
 from tunekit.errors import PlanError, Problem
 from tunekit.values import BYTES, Estimate, LoadRequest
-from tunekit_transformers.quantizing import layers_to_quantize, stored_estimate
+from tunekit_transformers.quantizing import layers_to_quantize, shape_of, stored_estimate
 
 from . import HqqConfig
 
@@ -22,7 +22,7 @@ def estimate_weights(config: HqqConfig, request: LoadRequest, estimate: Estimate
     dtype = request.precision.weights
     layers = layers_to_quantize(estimate.skeleton, config.skip, SKIP, request.dense)
     for name, layer in layers.items():
-        if problem := uneven(config, name, *layer.weight.shape):
+        if problem := uneven(config, name, *shape_of(layer)):
             raise PlanError([problem])
     before = estimate.memory.get("weights", 0)
     after = stored_estimate(estimate, layers, dtype, partial(stored_bytes, config, dtype))

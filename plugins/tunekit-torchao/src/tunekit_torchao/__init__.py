@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -186,13 +187,14 @@ class TorchaoExport(Plugin[TorchaoExportConfig]):
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
-        """Refuse groups that do not divide a row, and names to skip that no layer has."""
+        """Refuse groups that do not divide a row, and names to skip that no layer has; tell of what stays dense."""
         from tunekit_transformers.dense_exports import key_of
+        from tunekit_transformers.quantizing import note_of_experts
 
         from .weights import layers_to_round
 
         layers_to_round(self.config, estimate.skeleton, key_of(self, request.plan))
-        return estimate
+        return replace(estimate, notes=(*estimate.notes, *note_of_experts(estimate.skeleton)))
 
     @hookimpl
     def tunekit_export(self, bundle: ModelBundle, request: ExportRequest, context: Context) -> Exported:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunekit_transformers.quantizing import layers_to_quantize, refuse_uneven
+from tunekit_transformers.quantizing import layers_to_quantize, refuse_transposed, refuse_uneven
 
 from . import QatConfig
 from .kinds import base_config
@@ -17,13 +17,14 @@ from .kinds import base_config
 def prepare_(config: QatConfig, model: Any) -> list[str]:
     """Put a layer that rounds in the place of each linear one but the head, in place; return their names.
 
-    The weights themselves stay the same parameters. PlanError where rows do not divide into groups.
+    The weights themselves stay the same parameters. PlanError where rows do not divide into groups, and for a `Conv1D`.
     """
     import torch
     from torchao.quantization import quantize_  # type: ignore[import-untyped,unused-ignore]
     from torchao.quantization.qat import QATConfig  # type: ignore[import-untyped,unused-ignore]
 
     layers = layers_to_quantize(model, config.skip, "use.qat.skip")
+    refuse_transposed(layers, "use.qat", "leave it out: torchao rounds no such layer")
     refuse_uneven(layers, config.group, "use.qat.group", "name the layer in skip")
     settings: Any = QATConfig(base_config(config.kind, config.group), step="prepare")
     with torch.random.fork_rng():  # it makes new layers, and those draw weights that nobody uses

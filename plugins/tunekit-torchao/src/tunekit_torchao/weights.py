@@ -14,6 +14,7 @@ from tunekit_transformers.quantizing import (
     layers_to_quantize,
     linear_layers,
     refuse_idle_names,
+    refuse_transposed,
     refuse_uneven,
     stored_estimate,
 )
@@ -43,8 +44,9 @@ def estimate_weights(config: TorchaoConfig, dtype: str, estimate: Estimate, dens
 
 
 def layers_to_round(config: Rounded, model: Any, key: str, dense: Iterable[str] = ()) -> dict[str, Any]:
-    """The layers of a model that are rounded. PlanError under `key` for idle names to skip, and for uneven groups."""
+    """The layers of a model that are rounded. PlanError under `key` for idle names, a `Conv1D`, and uneven groups."""
     layers = layers_to_quantize(model, config.skip, f"{key}.skip", dense)
+    refuse_transposed(layers, key)
     refuse_uneven(layers, config.columns, f"{key}.group", "name the layer in skip")
     return layers
 

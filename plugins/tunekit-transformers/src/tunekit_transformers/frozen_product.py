@@ -101,3 +101,24 @@ def dense_linear(weight: Tensor, bias: Tensor | None) -> torch.nn.Linear:
     if bias is not None:
         layer.bias = torch.nn.Parameter(bias.detach().to(weight.dtype), requires_grad=False)
     return layer
+
+
+def as_linear(layer: Any) -> Any:
+    """A linear layer; of a `Conv1D`, which keeps its weight [in out], an ordinary one."""
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(layer, Conv1D):
+        return layer
+    return dense_linear(layer.weight.detach().t().contiguous(), layer.bias).train(layer.training)
+
+
+def as_conv1d(layer: torch.nn.Linear) -> Any:
+    """The other way round, so that weights can be saved and loaded as those of an architecture that has a `Conv1D`."""
+    from transformers.pytorch_utils import Conv1D
+
+    make: Any = Conv1D
+    with torch.device("meta"):
+        new = make(layer.out_features, layer.in_features)
+    new.weight = torch.nn.Parameter(layer.weight.detach().t().contiguous(), requires_grad=False)
+    new.bias = layer.bias
+    return new

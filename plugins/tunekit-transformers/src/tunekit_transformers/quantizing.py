@@ -14,8 +14,8 @@ HEADS = ("lm_head", "embed_out")
 """Names of output heads: transformers keeps the head by itself only where no other layer is named."""
 QUANTIZED = "tunekit_quantized"
 """What an estimate gives to the layers of a skeleton that will be quantised: adapters must not train them whole."""
-
-
+OTHERWISE = "train over bnb or hqq, or export a model that is not rounded: `merged: {}`"
+"""What to do where the layers of a model are not of the kind that a method stores."""
 LARGEST_GROUP = 128
 """A power of two: groups that fit are offered up to it."""
 
@@ -32,6 +32,14 @@ def linear_layers(model: Any) -> dict[str, Any]:
     from transformers.pytorch_utils import Conv1D
 
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
+
+
+def shape_of(layer: Any) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer; a `Conv1D` keeps its weight [in out]."""
+    from transformers.pytorch_utils import Conv1D
+
+    rows, columns = layer.weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
 
 def layers_to_quantize(model: Any, skip: Iterable[str], key: str, dense: Iterable[str] = ()) -> dict[str, Any]:
@@ -64,7 +72,7 @@ def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str, instea
 
     `instead` says what else can be done, and `least` is the smallest group there is.
     """
-    inputs = {name: _inputs(layer) for name, layer in layers.items()}
+    inputs = {name: shape_of(layer)[1] for name, layer in layers.items()}
     uneven = next((name for name, count in inputs.items() if group and count % group), None)
     if uneven is not None:
         fits = math.gcd(LARGEST_GROUP, *inputs.values())
@@ -74,19 +82,68 @@ def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str, instea
         raise PlanError([Problem(key, what, remedy)])
 
 
+def refuse_transposed(layers: Mapping[str, Any], key: str, remedy: str = OTHERWISE) -> None:
+    """Raise PlanError for a `Conv1D`, which keeps its weight [in out] where a linear layer keeps it [out in]."""
+    from transformers.pytorch_utils import Conv1D
+
+    name = next((name for name, layer in layers.items() if isinstance(layer, Conv1D)), None)
+    if name is not None:
+        what = f"cannot round {name}, which is a Conv1D, as those of GPT-2 are, and no linear layer"
+        raise PlanError([Problem(key, what, remedy)])
+
+
+def fused_experts(model: Any) -> dict[str, Any]:
+    """The weights by name that hold one matrix for each of many experts, which are no linear layers.
+
+    They have three axes, as the weight of a convolution does.
+    """
+    import torch
+
+    convolutions = torch.nn.Conv1d | torch.nn.ConvTranspose1d
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 3
+        and min(parameter.shape) > 1
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), convolutions)
+    }
+
+
+def refuse_fused_experts(model: Any, key: str, remedy: str, covers: Callable[[str], bool]) -> None:
+    """Raise PlanError for fused experts that a method `covers`: stored one by one, they are not found again."""
+    name = next((name for name in fused_experts(model) if covers(name)), None)
+    if name is not None:
+        what = f"stores experts one by one, and transformers reads those of {name} in one piece: they would be missing"
+        raise PlanError([Problem(key, what, remedy)])
+
+
+def note_of_experts(model: Any) -> tuple[str, ...]:
+    """What an estimate tells where experts are fused: how much of the model keeps its dense weights."""
+    dense = sum(parameter.numel() for parameter in fused_experts(model).values())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if not dense:
+        return ()
+    share = f"{dense:,} of {total:,} parameters ({dense / total:.0%})"
+    return (f"{share} are fused experts, which are no linear layers: they are not quantised, and stay dense",)
+
+
 def stored_estimate(
     estimate: Estimate, layers: Mapping[str, Any], dtype: str, stored: Callable[[int, int], int]
 ) -> Estimate:
-    """Take these layers of the skeleton out of the weights at `dtype`, and put them back as `stored(rows, columns)`."""
+    """Take these layers of the skeleton out of the weights at `dtype`, and put them back as `stored(rows, columns)`.
+
+    Experts that are fused stay as they are, and are told of in a note.
+    """
     assert estimate.skeleton is not None, "the loader's estimate comes before the quantiser's"
     dense = sum(layer.weight.numel() for layer in layers.values()) * BYTES[dtype]
-    kept = sum(stored(*layer.weight.shape) for layer in layers.values())
+    kept = sum(stored(*shape_of(layer)) for layer in layers.values())
     for layer in layers.values():
         layer.weight.requires_grad_(False)
         setattr(layer, QUANTIZED, True)
     trainable = sum(parameter.numel() for parameter in estimate.skeleton.parameters() if parameter.requires_grad)
     weights = estimate.memory.get("weights", 0) - dense + kept
-    return replace(estimate, trainable=trainable, memory=estimate.with_memory(weights=weights))
+    notes = (*estimate.notes, *note_of_experts(estimate.skeleton))
+    return replace(estimate, trainable=trainable, memory=estimate.with_memory(weights=weights), notes=notes)
 
 
 def forget_quantization(model: Any) -> Any:
@@ -94,11 +151,6 @@ def forget_quantization(model: Any) -> Any:
     if getattr(model, "hf_quantizer", None) is not None:
         model.hf_quantizer.remove_quantization_config(model)
     return model
-
-
-def _inputs(layer: Any) -> int:
-    """How many inputs a linear layer has; a `Conv1D` keeps its weight [in out]."""
-    return int(getattr(layer, "in_features", None) or layer.weight.shape[0])
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import tunekit as tk
+from tunekit.catalog import Catalog, hooks_of
 from tunekit.errors import PlanError, TunekitError
 from tunekit.testing import save_tiny_model
 
@@ -142,3 +143,106 @@ def test_an_adapter_is_put_on_the_base_it_was_trained_on_and_on_no_other(
     session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA, **changed})
     session.add("own", str(run.folder))
     assert session.perplexity(TEXTS) == run.perplexity(TEXTS)
+
+
+# As what it was saved.
+
+
+@pytest.fixture(scope="module")
+def wide(model: str, folder: Path) -> tk.Run:
+    """A LoRA whose options are no defaults."""
+    return pipeline(model, {"lora": {"rank": 16, "dropout": 0.25}}).run(folder / "wide")
+
+
+@pytest.fixture(scope="module")
+def measured(model: str, folder: Path) -> tk.Run:
+    """A DoRA."""
+    return pipeline(model, {**LORA, "dora": {}}).run(folder / "measured")
+
+
+@pytest.fixture(scope="module")
+def turned(model: str, folder: Path) -> tk.Run:
+    """Rotations of small blocks."""
+    return pipeline(model, {"oft": {"block_size": 16}}).run(folder / "turned")
+
+
+@pytest.fixture(scope="module")
+def vera(model: str, folder: Path) -> tk.Run:
+    use = {"peft": {"method": "vera", "targets": ["q_proj", "v_proj"], "options": {"r": 16}}}
+    return pipeline(model, use).run(folder / "vera")
+
+
+def trained(run: tk.Run) -> int:
+    return sum(each.numel() for each in run.bundle.model.parameters() if each.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("saved", "use"),
+    [
+        ("wide", {"lora": {}}),
+        ("measured", {"lora": {}}),
+        ("turned", {"oft": {}}),
+        ("vera", {"peft": {"method": "vera"}}),
+    ],
+)
+def test_a_plan_counts_the_adapter_that_a_run_begins_with(
+    request: pytest.FixtureRequest, model: str, saved: str, use: Any
+) -> None:
+    """Of the saved rank, lengths, blocks and targets, which the recipe leaves out; in later stages too."""
+    run = request.getfixturevalue(saved)
+    estimate = pipeline(model, use, run, stages=2).plan().estimate
+    assert estimate is not None
+    counted = [sum(part.parameters for part in parts) for parts in estimate.trained.values()]
+    assert counted == [trained(run)] * 2
+    assert estimate.trainable == trained(run)
+
+
+@pytest.mark.parametrize(
+    ("saved", "use", "what"),
+    [
+        ("below", {"lora": {"dropout": 0.5}}, "was trained with dropout 0.0, and use.lora.dropout is 0.5"),
+        ("turned", {"oft": {"block_size": 32}}, "was trained with oft_block_size 16, and use.oft.block_size asks for"),
+        ("turned", {"oft": {"exact": True}}, "with use_cayley_neumann True, and use.oft.exact asks for False"),
+        ("turned", {"oft": {"limit": 0.1}}, "was trained with coft False, and use.oft.limit asks for True"),
+        ("turned", {"oft": {"targets": ["q_proj"]}}, "use.oft.targets: model.layers.0.mlp.down_proj is adapted there"),
+        ("turned", {"oft": {"modules_to_save": ["lm_head"]}}, "with modules_to_save None, and use.oft.modules_to_save"),
+        ("vera", {"peft": {"method": "vera", "options": {"r": 32}}},
+         "was trained with r 16, and use.peft.options.r asks for 32"),
+        ("vera", {"peft": {"method": "vera", "targets": "all-linear"}}, "is for other layers than use.peft.targets"),
+        ("vera", {"lora": {}}, "holds no LoRA adapter in PEFT's format"),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_not_what_was_saved_is_refused(
+    request: pytest.FixtureRequest, model: str, saved: str, use: Any, what: str
+) -> None:
+    run = request.getfixturevalue(saved)
+    said = refused(model, use, run)
+    assert f"stages.0.sft.adapter.start: {run.adapter} " in said
+    assert what in said
+
+
+def test_what_was_saved_may_be_said_again(model: str, wide: tk.Run, turned: tk.Run, vera: tk.Run) -> None:
+    for run in (wide, turned, vera):
+        use = {each.name: dict(each.options) for each in run.record.recipe.use}
+        pipeline(model, use, run).plan()
+
+
+MAKERS: dict[str, dict[str, Any]] = {"vocabulary": {"tokens": ["It is"]}}
+"""Options of plugins that change what LoRA makes."""
+
+
+def changing() -> list[str]:
+    catalog = Catalog.discover()
+    return sorted(name for name in catalog.names if "tunekit_lora_config" in hooks_of(catalog.load(name)))
+
+
+def test_every_plugin_that_changes_what_lora_makes_refuses_an_adapter_that_is_made_already(
+    model: str, below: tk.Run, tmp_path: Path
+) -> None:
+    """It is not asked for a saved one, and would do nothing. A start that has no note of its base is seen as well."""
+    assert set(changing()) >= {"dora", "gaussian", "orthogonal", "pissa", "vocabulary"}
+    start = tmp_path / "adapter"
+    shutil.copytree(str(below.adapter), start)
+    (start / "tunekit_base.json").unlink()
+    for name in changing():
+        assert "stages.0.sft.adapter.start: " in refused(model, {**LORA, name: MAKERS.get(name, {})}, start)

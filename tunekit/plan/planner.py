@@ -95,7 +95,7 @@ def add_estimate(plan: Plan) -> Plan:
 
 
 def _stage_estimate(plan: Plan, calls: Calls, stage: StagePlan | None) -> Estimate:
-    request = EstimateRequest(plan, plan.load_request, calls=calls)
+    request = EstimateRequest(plan, plan.load_request, calls=calls, stage=stage)
     tokenizer, _ = load_tokenizer(preparing(plan, calls, stage), request.load)
     if stage is not None:
         counted = None if stage.mixing.streaming else count_rows(calls, stage.sources, COUNTED_ROWS)

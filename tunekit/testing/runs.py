@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -83,11 +84,12 @@ def estimate_for(
     *plugins: Plugin[Any],
     precision: Precision = FP32,
     samples: Mapping[int, Prepared] | None = None,
+    start: Path | None = None,
     **config: Any,
 ) -> Estimate:
     """Estimate the tiny model with these plugins; the loader's part is filled in, its skeleton is kept.
 
-    `config` overrides fields of the tiny model's config.
+    `start` is the folder of an adapter that a stage begins with. `config` overrides fields of the tiny model's config.
     """
     import torch
     from transformers import LlamaForCausalLM
@@ -96,11 +98,13 @@ def estimate_for(
         skeleton = LlamaForCausalLM(tiny_config(**config)).to(getattr(torch, precision.weights))
     count = sum(parameter.numel() for parameter in skeleton.parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in skeleton.parameters())
-    start = Estimate(count, count, {"weights": weights}, skeleton=skeleton, tokenizer=tiny_tokenizer())
+    loaded = Estimate(count, count, {"weights": weights}, skeleton=skeleton, tokenizer=tiny_tokenizer())
     plan = plan_for(*plugins, precision=precision)
-    calls = Calls(plan.plugins)
-    request = EstimateRequest(plan, LoadRequest("tiny", precision), samples or {}, calls=calls)
-    estimate: Estimate = calls.chain("tunekit_estimate", "estimate", start, request=request)
+    if start is not None:
+        plan = replace(plan, stages=(StagePlan(0, "stage", "stages.0.stage", plan.plugins[-1], (), start=start),))
+    calls, stage = Calls(plan.plugins), next(iter(plan.stages), None)
+    request = EstimateRequest(plan, LoadRequest("tiny", precision), samples or {}, calls=calls, stage=stage)
+    estimate: Estimate = calls.chain("tunekit_estimate", "estimate", loaded, request=request)
     return estimate
 
 

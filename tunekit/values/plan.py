@@ -173,6 +173,11 @@ class Plan:
         """The planned plugin of this name, or None."""
         return next((planned for planned in self.plugins if planned.name == name), None)
 
+    def stages_with(self, plugin: Any) -> tuple[StagePlan, ...]:
+        """The stages in which this plugin object acts: all, or the one that names it."""
+        scopes = {planned.stage for planned in self.plugins if planned.plugin is plugin}
+        return tuple(stage for stage in self.stages if None in scopes or stage.index in scopes)
+
     def title(self, index: int) -> str:
         """The name of a stage, with its number from 1 where several have that name: `sft`, or `sft-2`."""
         name = self.stages[index].name
@@ -208,7 +213,8 @@ class Plan:
 class EstimateRequest:
     """What an estimate is made for: the plan, how the model would be loaded, and prepared samples by stage index.
 
-    `rows` are the rows of a stage's data by stage index, where they were counted.
+    `rows` are the rows of a stage's data by stage index, where they were counted. `stage` is the stage it is made for,
+    None where the plan has none.
 
     `calls` lets a plugin call the hooks it publishes, so that an estimate sees what the run will see.
     """
@@ -218,6 +224,13 @@ class EstimateRequest:
     samples: Mapping[int, Prepared] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
     calls: Calls | None = None
+    stage: StagePlan | None = None
+
+    @property
+    def started(self) -> StagePlan | None:
+        """The stage in whose `start` the adapter is saved that this stage trains on; None where that one is fresh."""
+        adapter = None if self.stage is None else self.stage.adapter
+        return next((each for each in self.plan.stages if each.adapter == adapter and each.start is not None), None)
 
 
 def _revision(loader: Any) -> str | None:

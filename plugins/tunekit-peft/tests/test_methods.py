@@ -305,11 +305,19 @@ def test_what_the_readme_says_of_a_method_is_what_happens(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_plan_counts_what_trains_and_the_memory_it_takes(method: str) -> None:
-    """Of shapes alone: some methods look at numbers while they compute, and cannot be planned."""
-    estimate, model = estimate_for(plugin_for(method)), attached(plugin_for(method)).model
-    assert estimate.trainable == sum(each.numel() for each in trainable(model).values())
+def test_a_plan_counts_what_trains_and_the_memory_it_takes(method: str, tmp_path: Path) -> None:
+    """Of shapes alone: some methods look at numbers while they compute, and cannot be planned.
+
+    It counts the same where the adapter is saved and begun with.
+    """
+    estimate, bundle = estimate_for(plugin_for(method)), attached(plugin_for(method))
+    trained = sum(each.numel() for each in trainable(bundle.model).values())
+    assert estimate.trainable == trained
     assert saved_bytes(estimate.skeleton, FP32, 8) > 0
+    assert bundle.save is not None
+    bundle.save(bundle.model, tmp_path)
+    for again in (plugin_for(method), Peft(method=method)):  # by the same options, and by none
+        assert estimate_for(again, start=tmp_path).trainable == trained
 
 
 def test_every_method_of_peft_is_there_or_is_refused_with_a_reason() -> None:

@@ -14,9 +14,9 @@ import torch
 import tunekit as tk
 from tunekit.errors import PlanError
 from tunekit.testing.options import shows
-from tunekit.testing.runs import estimate_for, run_context
+from tunekit.testing.runs import estimate_for, plan_for, run_context
 from tunekit.testing.tiny import FP32, MIXED, save_tiny_model, tiny_model, tiny_tokenizer
-from tunekit.values import ModelBundle
+from tunekit.values import EstimateRequest, LoadRequest, ModelBundle
 from tunekit_lora import Lora
 from tunekit_vocabulary import Vocabulary
 
@@ -157,7 +157,8 @@ def test_the_estimate_counts_new_rows_and_what_trains_of_them() -> None:
     plugin, tokenizer = Vocabulary(tokens=words), tiny_tokenizer()
     plain = estimate_for()
     plugin.tunekit_patch_tokenizer(tokenizer, run_context(plugin))
-    found = plugin.tunekit_estimate(None, replace(plain, tokenizer=tokenizer))  # type: ignore[arg-type]
+    request = EstimateRequest(plan_for(plugin), LoadRequest("tiny", FP32))
+    found = plugin.tunekit_estimate(request, replace(plain, tokenizer=tokenizer))
     added = 2 * 128 * (found.skeleton.config.vocab_size - 512)
     assert found.skeleton.config.vocab_size >= len(tokenizer)
     assert (found.parameters, found.trainable) == (plain.parameters + added, plain.trainable + added)

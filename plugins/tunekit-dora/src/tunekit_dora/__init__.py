@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from tunekit.errors import PlanError, Problem
 from tunekit.hooks import hookimpl
 from tunekit.plugin import Plugin, PluginConfig
+from tunekit.values import Machine, Plan
 
 __all__ = ["Dora", "DoraConfig"]
 
@@ -22,6 +24,17 @@ class Dora(Plugin[DoraConfig]):
     requires = frozenset({"adapter.lora"})
     provides = frozenset({"adapter.dora"})
     after = frozenset({"adapter.start"})  # row lengths are those of the weights that the adapter starts with
+
+    @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a stage that begins with a saved adapter without row lengths: it would train as it is."""
+        from tunekit_lora.saved import read_settings
+
+        for stage in plan.stages_with(self):
+            saved = read_settings(stage.start)
+            if saved is not None and not saved.get("use_dora"):
+                what = f"{stage.start} was trained without dora, and has no lengths of rows to train on"
+                yield Problem(f"{stage.key}.adapter.start", what, "leave dora out, or start fresh")
 
     @hookimpl
     def tunekit_lora_config(self, config: Any) -> Any:

@@ -48,6 +48,13 @@ class Gaussian(Plugin[NoOptions]):
     conflicts = STARTS
 
     @hookimpl
+    def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
+        """Refuse a stage that begins with a saved adapter."""
+        from .checks import no_start
+
+        return no_start(self, "gaussian", plan)
+
+    @hookimpl
     def tunekit_lora_config(self, config: Any) -> Any:
         """Ask PEFT for it."""
         return replace(config, init_lora_weights="gaussian")
@@ -62,7 +69,10 @@ class Orthogonal(Plugin[NoOptions]):
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:
-        """Refuse 16 bits, in which the product of A and B is not zero."""
+        """Refuse 16 bits, in which the product of A and B is not zero, and a stage that begins with a saved adapter."""
+        from .checks import no_start
+
+        yield from no_start(self, "orthogonal", plan)
         if plan.precision.trainable != "float32":
             dtype = plan.precision.trainable
             message = f"the product of A and B is zero only up to rounding, which is coarse in {dtype}"
@@ -122,7 +132,7 @@ class Eva(Plugin[EvaConfig]):
         """Refuse a stage that begins with a saved adapter."""
         from .checks import no_start
 
-        return no_start("eva", plan)
+        return no_start(self, "eva", plan)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -222,7 +232,7 @@ class Loftq(Plugin[NoOptions]):
         """Refuse a stage that begins with a saved adapter, and a model of which only rounded weights are there."""
         from .checks import no_start, nothing_lost
 
-        yield from no_start("loftq", plan)
+        yield from no_start(self, "loftq", plan)
         yield from nothing_lost(plan)
 
     @hookimpl

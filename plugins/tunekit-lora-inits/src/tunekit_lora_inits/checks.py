@@ -10,9 +10,9 @@ from tunekit.values import Plan
 from tunekit_transformers import stored_quantization
 
 
-def no_start(name: str, plan: Plan) -> Iterator[Problem]:
-    """Stages that begin with a saved adapter."""
-    for stage in plan.stages:
+def no_start(plugin: Any, name: str, plan: Plan) -> Iterator[Problem]:
+    """Stages of this plugin that begin with a saved adapter."""
+    for stage in plan.stages_with(plugin):
         if stage.start is not None:
             message = f"{name} says where a fresh adapter starts, and this is a saved one"
             yield Problem(f"{stage.key}.adapter.start", message, f"leave {name} or start out")

@@ -6,16 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunekit.errors import PlanError
+from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import Calls, Context, Estimate, EstimateRequest, ModelBundle, Plan
 
 from . import Lora, LoraConfig
 from .named import bare
 from .patterns import alphas
+from .saved import read_settings
 from .stacking import require_same
 from .starting import stages_of, target_problems
 from .targets import choose, is_named, shorten, tied_embeddings
-from .wrapping import estimate_wrapped, open_saved, wrap, write
+from .wrapping import estimate_wrapped, open_saved, saved_settings, wrap, write
 
 if TYPE_CHECKING:
     import peft
@@ -68,21 +69,35 @@ def save(model: Any, folder: Path, calls: Calls) -> None:
 def reopen(bundle: ModelBundle, context: Context) -> Any:
     """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on.
 
-    Raises TunekitError where it was trained on top of another adapter than the model's weights hold, or of none.
+    Raises TunekitError where it is no LoRA, and where it stands on another adapter than the model's weights hold.
     """
-    require_same(Path(bundle.saved_adapter or ""), bare(bundle.model))
+    folder = Path(bundle.saved_adapter or "")
+    if read_settings(folder) is None:
+        raise TunekitError(f"{folder} holds no LoRA adapter in PEFT's format", "name the folder of one that was saved")
+    require_same(folder, bare(bundle.model))
     model = open_saved(bundle)
     return context.calls.chain("tunekit_lora_reopened", "model", model, folder=bundle.saved_adapter)
 
 
 def estimate_adapter(plugin: Lora, request: EstimateRequest, estimate: Estimate) -> Estimate:
-    """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
+    """Wrap the skeleton on the meta device, as the adapter that it begins with, and add its parameters and bytes."""
     assert estimate.skeleton is not None, "the loader's estimate comes before the adapter's"
     assert request.calls is not None, "an estimate of LoRA needs the calls, for the plugins that change its config"
     _refuse_other_targets(plugin, request.plan, estimate)
-    settings = peft_config(plugin.config, estimate.skeleton, request.calls, estimate.tokenizer)
+    begun = request.started
+    if begun is None:
+        settings = peft_config(plugin.config, estimate.skeleton, request.calls, estimate.tokenizer)
+    else:
+        settings = saved_settings(Path(str(begun.start)))
     # Shapes do not depend on how an adapter is initialised, and some ways read weights, which a skeleton has not.
-    return estimate_wrapped(replace(settings, init_lora_weights=True), request, estimate)
+    settings = replace(settings, init_lora_weights=True)
+    try:
+        return estimate_wrapped(settings, request, estimate)
+    except ValueError as error:
+        if begun is None:
+            raise
+        what = f"{begun.start} does not fit the model: {' '.join(str(error).split())[:300]}"
+        raise PlanError([Problem(f"{begun.key}.adapter.start", what, "name an adapter of this model")]) from error
 
 
 def _refuse_other_targets(plugin: Lora, plan: Plan, estimate: Estimate) -> None:

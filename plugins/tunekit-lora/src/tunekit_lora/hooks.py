@@ -17,8 +17,8 @@ class LoraHooks:
         """Change the PEFT configuration that the adapter is made from.
 
         Kind: chain over `config`, a `peft.LoraConfig`; `model` is what it is for, for the estimate without values.
-        When: before a fresh adapter is attached, and for the estimate; not when a saved adapter is loaded, which brings
-            its own configuration.
+        When: before a fresh adapter is attached, and for the estimate of one; not for a saved adapter, which brings its
+            own configuration: a plugin that asks for something else refuses a stage that begins with one.
         Changes: nothing; return a changed copy (`dataclasses.replace(config, ...)`).
         Returns: the configuration, a `peft.LoraConfig`.
         Raises: TunekitError naming the option and the value that do not fit.

@@ -63,7 +63,7 @@ def target_problems(config: LoraConfig, stage: StagePlan, chosen: Chosen, known:
         return []
     found = []
     if {"targets", "layers"} & given:
-        held = {name for name in known if _targeted(name, saved["target_modules"])}
+        held = {name for name in known if targeted(name, saved["target_modules"])}
         found += _other(stage, "targets", held, chosen.layers)
     if "parameters" in given:
         found += _other(stage, "parameters", saved.get("target_parameters") or (), chosen.parameters)
@@ -84,7 +84,8 @@ def _other(stage: StagePlan, option: str, held: Iterable[str], chosen: Iterable[
     return [Problem(f"{stage.key}.adapter.start", message, remedy)]
 
 
-def _targeted(name: str, targets: Any) -> bool:
+def targeted(name: str, targets: Any) -> bool:
+    """Whether a module of this name is among the saved `target_modules`."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -76,6 +76,15 @@ def open_saved(bundle: ModelBundle) -> Any:
     return model.eval()
 
 
+def saved_settings(folder: Path) -> Any:
+    """PEFT's configuration of a saved adapter, as of one that is to be trained on."""
+    import peft
+
+    settings = peft.PeftConfig.from_pretrained(str(folder))
+    settings.inference_mode, settings.base_model_name_or_path = False, None
+    return settings
+
+
 def estimate_wrapped(settings: Any, request: EstimateRequest, estimate: Estimate) -> Estimate:
     """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
     import peft

@@ -45,6 +45,19 @@ class OftConfig(PluginConfig):
         return self
 
 
+FIELDS = {
+    "oft_block_size": "block_size",
+    "block_share": "share_blocks",
+    "use_cayley_neumann": "exact",
+    "num_cayley_neumann_terms": "terms",
+    "coft": "limit",
+    "eps": "limit",
+    "target_modules": "targets",
+    "modules_to_save": "modules_to_save",
+}
+"""What PEFT calls the options."""
+
+
 class Oft(MethodPlugin[OftConfig]):
     """Orthogonal fine-tuning (OFT, arXiv 2306.07280, on the inputs as in OFTv2, arXiv 2506.19847), through PEFT."""
 
@@ -61,14 +74,16 @@ class Oft(MethodPlugin[OftConfig]):
         }
         if config.limit is not None:
             options["eps"] = config.limit
-        return Request("oft", "oft", config.targets, options, config.modules_to_save)
+        given = {name: f"use.oft.{option}" for name, option in FIELDS.items() if option in config.model_fields_set}
+        return Request("oft", "oft", config.targets, options, config.modules_to_save, given)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Check that blocks divide the layers, wrap the skeleton, and count what trains."""
         from .blocks import refuse_uneven
 
-        refuse_uneven(estimate.skeleton, self.config)
+        if request.started is None:
+            refuse_uneven(estimate.skeleton, self.config)
         counted: Estimate = super().tunekit_estimate(request=request, estimate=estimate)
         return counted
 
@@ -77,6 +92,7 @@ class Oft(MethodPlugin[OftConfig]):
         """Put a fresh adapter on the model, or the saved one where the bundle names it, beside any it carries."""
         from .blocks import refuse_uneven
 
-        refuse_uneven(bundle.model, self.config)
+        if bundle.saved_adapter is None:
+            refuse_uneven(bundle.model, self.config)
         attached: ModelBundle = super().tunekit_attach_adapter(bundle=bundle, context=context)
         return attached

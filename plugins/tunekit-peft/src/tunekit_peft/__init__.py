@@ -106,4 +106,7 @@ class Peft(MethodPlugin[PeftConfig]):
     def request(self) -> Request:
         """The method and its options, as they are given."""
         config = self.config
-        return Request("peft", config.method, config.targets, config.options, config.modules_to_save)
+        given = {name: f"use.peft.options.{name}" for name in config.options}
+        shared = {"target_modules": "targets", "modules_to_save": "modules_to_save"}
+        given |= {name: f"use.peft.{option}" for name, option in shared.items() if option in config.model_fields_set}
+        return Request("peft", config.method, config.targets, config.options, config.modules_to_save, given)

@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from safetensors.torch import load_file, save_file
 
 from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import Context, Estimate, EstimateRequest, ModelBundle
 from tunekit_lora.named import bare, peft_name
-from tunekit_lora.wrapping import estimate_wrapped, open_saved, wrap, write
+from tunekit_lora.wrapping import estimate_wrapped, open_saved, saved_settings, wrap, write
 
+from .checks import NOTHING, saved_method
 from .methods import Request
 from .settings import make_settings
+from .starting import refuse_other
 
 PROMPT = "prompt_encoder.safetensors"
 """All that a prompt-learning method has learnt: PEFT keeps the prompt that comes of it, which cannot be trained on."""
@@ -51,13 +52,14 @@ def save(model: Any, folder: Path, request: Request) -> None:
 
 def reopen(request: Request, bundle: ModelBundle) -> Any:
     """Load a trained adapter with the very numbers that were saved: to answer with, or for a next stage to train on."""
+    folder = Path(bundle.saved_adapter or "")
+    if (saved := saved_method(folder)) != request.method:
+        what = f"{folder} holds {saved or NOTHING}, and not {request.method}"
+        raise TunekitError(what, "name an adapter of this method")
     if request.entry.kind != "prompt":
         with quiet():
             return open_saved(bundle)
-    folder = Path(bundle.saved_adapter or "")
-    settings = peft.PeftConfig.from_pretrained(str(folder))
-    settings.inference_mode = False
-    model = wrap(bundle, settings)
+    model = wrap(bundle, saved_settings(folder))
     if not (folder / PROMPT).is_file():
         raise TunekitError(f"{folder} holds no {PROMPT}", "name the folder of an adapter that a run has saved")
     model.prompt_encoder[peft_name(bundle.adapter_name)].load_state_dict(load_file(folder / PROMPT))
@@ -65,9 +67,12 @@ def reopen(request: Request, bundle: ModelBundle) -> Any:
 
 
 def estimate_adapter(request: Request, asked: EstimateRequest, estimate: Estimate) -> Estimate:
-    """Wrap the skeleton on the meta device and add the adapter's parameters and bytes."""
+    """Wrap the skeleton on the meta device, as the adapter that it begins with, and add its parameters and bytes."""
     assert estimate.skeleton is not None, "the loader's estimate comes before the adapter's"
     settings = make_settings(request, estimate.skeleton)
+    if (begun := asked.started) is not None and begun.start is not None:
+        refuse_other(request, settings, begun, estimate.skeleton)
+        settings = saved_settings(begun.start)
     with heard(request):
         counted = estimate_wrapped(settings, asked, estimate)
     for module in counted.skeleton.modules() if request.entry.evaluated else ():

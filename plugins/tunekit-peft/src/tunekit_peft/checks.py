@@ -10,6 +10,9 @@ from typing import Any
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
 
+NOTHING = "no adapter in PEFT's format"
+"""What a folder holds that holds no adapter."""
+
 
 def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     """Quantised weights of a kind that it was not tried on, and saved adapters of another method."""
@@ -25,10 +28,10 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
             yield Problem(f"use.{request.plugin}", what, f"set use.{planned.name}.bits: {known}, or use lora there")
     for stage in plan.stages:
         if stage.start is not None and _attaches(plugin, plan, stage):
-            saved = _method(stage.start)
+            saved = saved_method(stage.start)
             if saved != request.method:
-                what = f"{stage.start} holds {saved or 'no adapter in PEFT_s format'}, and not {request.method}"
-                yield Problem(f"{stage.key}.adapter.start", what.replace("_s", "'s"), "name an adapter of this method")
+                what = f"{stage.start} holds {saved or NOTHING}, and not {request.method}"
+                yield Problem(f"{stage.key}.adapter.start", what, "name an adapter of this method")
 
 
 def _attaches(plugin: Any, plan: Plan, stage: StagePlan) -> bool:
@@ -38,7 +41,7 @@ def _attaches(plugin: Any, plan: Plan, stage: StagePlan) -> bool:
     return next(iter(own or shared), None) is plugin
 
 
-def _method(folder: Path) -> str | None:
+def saved_method(folder: Path) -> str | None:
     """The method of a saved adapter."""
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -40,13 +40,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Request:
-    """A method as a recipe asks for it, through the plugin of this name."""
+    """A method as a recipe asks for it, through the plugin of this name.
+
+    `given` are the fields of PEFT's configuration that the recipe itself says, each with its key in the recipe.
+    """
 
     plugin: str
     method: str
     targets: str | tuple[str, ...] | None
     options: Mapping[str, Any]
     modules_to_save: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entry(self) -> Method:

@@ -115,8 +115,12 @@ class Vocabulary(Plugin[VocabularyConfig]):
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Let the skeleton grow as the model will."""
         from .rows import estimate_rows
+        from .training import refuse_other_rows
 
-        return estimate_rows(self.config, estimate)
+        grown = estimate_rows(self.config, estimate)
+        if request.started is not None:
+            refuse_other_rows(self.config.train, request.started, grown.skeleton)
+        return grown
 
     @hookimpl
     def tunekit_patch(self, bundle: ModelBundle) -> Report:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tunekit.errors import PlanError, Problem
+from tunekit.values import StagePlan
 
 from .rows import rows_of
 
@@ -32,6 +35,35 @@ def train_rows(config: Any, model: Any) -> Any:
         asked = {next(iter(_ends(model))): asked}
     merged = {name: sorted({*asked.get(name, ()), *wanted.get(name, ())}) for name in {**asked, **wanted}}
     return replace(config, trainable_token_indices=merged or None)
+
+
+def refuse_other_rows(train: bool, stage: StagePlan, model: Any) -> None:
+    """Raise PlanError where the low-rank adapter that a stage begins with trains the new rows unlike `train` says."""
+    saved = _settings(Path(str(stage.start)))
+    ids, ends = set(rows_of(model.config).values()), _ends(model)
+    if saved is None or not ids:
+        return
+    held = saved.get("trainable_token_indices") or {}
+    held = held if isinstance(held, dict) else {ends[0]: held}
+    whole = [name for name in ends if _named(name, saved.get("modules_to_save") or ())]
+    trained = [name for name in ends if name in whole or ids <= set(held.get(name, ()))]
+    if train and len(trained) < len(ends):
+        what = f"{stage.start} trains no rows of the new tokens, and use.vocabulary.train is true"
+    elif not train and any(ids & set(rows) for rows in held.values()):
+        what = f"{stage.start} trains rows of the new tokens, and use.vocabulary.train is false"
+    else:
+        return
+    remedy = f"set use.vocabulary.train: {str(not train).lower()}, or start fresh"
+    raise PlanError([Problem(f"{stage.key}.adapter.start", what, remedy)])
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """PEFT's settings of a saved LoRA adapter; None where the folder holds none."""
+    try:
+        saved: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return saved if saved.get("peft_type") == "LORA" else None
 
 
 def _ends(model: Any) -> list[str]:

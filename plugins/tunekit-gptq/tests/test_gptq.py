@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tunekit
-from tunekit.errors import PlanError, TunekitError
+from tunekit.errors import HookCallError, PlanError, TunekitError
 from tunekit.testing import conversations, fake_machine, plan_for, save_tiny_model
 from tunekit.testing.observing import logits
 from tunekit.values import Account, Item, TokenSequence
@@ -118,7 +118,7 @@ def test_each_option_of_quantising_acts(tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tunekit_gptq.copies.choose_rows", lambda *given: seen.append(original(*given)) or seen[-1])
         bundle = loaded(plugin, save_tiny_model(tmp_path / "tiny"))
-    assert [len(row) for row in seen[0]] == [20] * 6
+    assert [len(row) for row in seen[0].rows] == [20] * 6
     assert not list(here.iterdir()), "gptqmodel leaves logs where it is"
     folder = Path(bundle.source)
     assert folder.parent == tmp_path / "kept"
@@ -139,17 +139,50 @@ def test_each_option_of_quantising_acts(tmp_path, monkeypatch):
 
 def test_rows_are_spread_over_the_data_and_cut(tmp_path):
     data = Rows(Item((TokenSequence([n] * 30, [1.0] * 30, n, f"row {n}"),)) for n in range(1, 101))
-    found = choose_rows(data, 5, 16)
+    found = choose_rows(data, 5, 16, 512).rows
     assert [row[0] for row in found] == [1, 21, 41, 61, 81]
     assert {len(row) for row in found} == {16}
     short = Rows([Item((TokenSequence([1] * 9, [1.0] * 9, 1, "row 1"),))])
     with pytest.raises(TunekitError, match="has no row of 10 tokens or more to quantise by"):
-        choose_rows(short, 5, 16)
+        choose_rows(short, 5, 16, 512)
+
+
+def test_tokens_that_the_model_has_no_row_for_are_left_out_of_the_rows_and_counted():
+    """gptqmodel would read each as the unknown one, or as padding; a row of which too little is left is passed over."""
+    ids = [[*range(1, 13), 512, 513, 20], [*range(1, 10), *[600] * 20], [*range(100, 120), 512]]
+    data = Rows(Item((TokenSequence(row, [1.0] * len(row), n, f"row {n}"),)) for n, row in enumerate(ids, 1))
+    found = choose_rows(data, 3, 16, 512)
+    assert found.rows == [[*range(1, 13), 20], list(range(100, 116))]
+    assert found.left_out == 3
+
+
+def test_a_run_with_new_tokens_quantises_by_the_old_ones_and_says_so(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("tunekit_gptq.producing.quantize", lambda dense, tokenizer, job: seen.append(job) or 1 / 0)
+    data = [
+        {"instruction": f"Say w{n + 190} w{n + 191}.", "output": "It is said well, and then it is said again."}
+        for n in range(4)
+    ]
+    pipeline = tunekit.Pipeline(
+        model=str(save_tiny_model(tmp_path / "tiny")),
+        data=data,
+        use={
+            "precision": {"compute": "fp32"}, "lora": {"rank": 4}, "gptq": {"group_size": 32, "cache": str(tmp_path)},
+            "vocabulary": {"tokens": [f"w{n}" for n in range(200)]},
+        },
+        stages=[{"sft": {"epochs": 1}}],
+    )  # fmt: skip
+    said = []
+    with pytest.raises(HookCallError):
+        pipeline.run(tmp_path / "run", watchers=[said.append])
+    assert max(token for row in seen[0].rows for token in row) < 512
+    (message,) = (event.message for event in said if event.message.startswith("quantising"))
+    assert message.endswith("by gptq on 4 rows, once, without 8 tokens in them that it does not know yet")
 
 
 def test_of_data_that_is_streamed_the_first_rows_are_taken():
     stream = type("Stream", (), {"size": None, "account": Account(), "__iter__": lambda self: iter(rows())})()
-    assert choose_rows(stream, 3, 16) == [list(item.sequences[0].ids[:16]) for item in rows()[:3]]
+    assert choose_rows(stream, 3, 16, 512).rows == [list(item.sequences[0].ids[:16]) for item in rows()[:3]]
 
 
 def test_a_fingerprint_sees_one_bit_of_one_weight():

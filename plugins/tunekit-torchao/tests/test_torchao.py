@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pydantic
@@ -154,15 +155,19 @@ def test_dynamic_kinds_are_refused_for_training_and_answer_without_stages(load, 
 
 
 def test_products_in_float8_are_refused_where_there_are_none():
-    def problems(*capabilities):
+    def problems(device, *capabilities):
         machine = fake_machine(*(Accelerator("cuda", "nvidia", "a card", 1 << 34, each) for each in capabilities))
         plugin = Torchao(kind="float8-dynamic")
-        return [str(each) for each in plugin.tunekit_check(plan=plan_for(plugin, machine=machine), machine=machine)]
+        plan = plan_for(plugin, machine=machine, precision=replace(FP32, device=device))
+        return [str(each) for each in plugin.tunekit_check(plan=plan, machine=machine)]
 
-    assert problems((9, 0)) == []
-    for none in ((), ((8, 0),)):
-        (message,) = problems(*none)
-        assert message.startswith("use.torchao.kind: is float8-dynamic, and no accelerator here multiplies in float8")
+    assert problems("cuda", (9, 0)) == []
+    (older,) = problems("cuda", (8, 0))
+    assert older.startswith("use.torchao.kind: is float8-dynamic, and no accelerator here multiplies in float8")
+    for beside in ((), ((9, 0),)):
+        (message,) = problems("cpu", *beside)
+        assert message.endswith("in float8, and the run computes on cpu; take float8, which stores weights in it and "
+                                "multiplies in more")  # fmt: skip
 
 
 def test_a_group_that_does_not_divide_a_row_is_refused():
@@ -262,7 +267,7 @@ def test_an_export_says_what_does_not_fit(folder):
         export = [{"torchao": options}]
         return tk.Pipeline(model=str(folder), data=ROWS, use=use, stages=[stage], export=export).plan(estimate=False)
 
-    with pytest.raises(PlanError, match=r"export\.0\.torchao\.kind: is float8-dynamic, and no accelerator here"):
+    with pytest.raises(PlanError, match=r"export\.0\.torchao\.kind: is float8-dynamic, which needs an accelerator"):
         planned_with(kind="float8-dynamic")
     with pytest.raises(PlanError, match=r"export\.0\.torchao\.base: is original, and the base is not quantised"):
         planned_with(base="original")

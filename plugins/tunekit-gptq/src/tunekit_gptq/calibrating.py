@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from tunekit.errors import TunekitError
@@ -14,24 +15,43 @@ SHORTEST = 10
 """Tokens of a row that gptqmodel looks at, at least."""
 
 
-def choose_rows(data: Prepared, count: int, length: int) -> list[list[int]]:
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of ids, and how many tokens of them the model has no row for in its embedding and that were left out."""
+
+    rows: list[list[int]]
+    left_out: int
+
+
+def choose_rows(data: Prepared, count: int, length: int, known: int) -> Chosen:
     """The ids of `count` rows, evenly spread over the data, the first `length` tokens of each.
 
-    Of pairs and groups the first sequence. Rows of fewer than 10 tokens are passed over. TunekitError where none is
-    left.
+    Of pairs and groups the first sequence. Tokens from `known` on, the rows of the model's embedding, are left out: a
+    vocabulary may have grown since, and gptqmodel would put something else in their place. Rows of fewer than 10 tokens
+    are passed over. TunekitError where none is left.
     """
     step = max(1, data.size // count) if data.size else 1
     chosen: list[list[int]] = []
+    left_out = 0
     for number, item in enumerate(data):
         if len(chosen) == count:
             break
-        ids = item.sequences[0].ids[:length]
-        if number % step == 0 and len(ids) >= SHORTEST:
-            chosen.append([int(token) for token in ids])
+        if number % step:
+            continue
+        every = [int(token) for token in item.sequences[0].ids]
+        ids = [token for token in every if token < known]
+        if len(ids[:length]) >= SHORTEST:
+            chosen.append(ids[:length])
+            left_out += len(every) - len(ids)
     if not chosen:
         what = f"the data of the first stage has no row of {SHORTEST} tokens or more to quantise by"
         raise TunekitError(what, "add longer rows, or name a model that is quantised already")
-    return chosen
+    return Chosen(chosen, left_out)
+
+
+def rows_of_embedding(model: Any) -> int:
+    """How many tokens a model knows."""
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def end_to_end(rows: list[list[int]], length: int) -> list[list[int]]:

@@ -21,7 +21,7 @@ from tunekit_transformers import stored_quantization
 from tunekit_transformers.kept import alone, is_whole, written_beside
 from tunekit_transformers.sources import LEGACY
 
-from .calibrating import choose_rows, fingerprint
+from .calibrating import choose_rows, fingerprint, rows_of_embedding
 from .packed import Packed
 from .stored import legacy
 
@@ -50,8 +50,10 @@ def _quantized(plugin: Packed[Any], request: LoadRequest, context: Context) -> P
     if request.data is None:
         what = f"use.{plugin.method} quantises {request.model} by data, and there is none"
         raise TunekitError(what, "name a model that is quantised already, or a recipe with a stage")
-    rows = choose_rows(request.data(), plugin.config.samples, plugin.config.sample_tokens)
+    data = request.data()
     dense = context.calls.own("tunekit_load_model", request=replace(request, quantization=None), context=context).model
+    chosen = choose_rows(data, plugin.config.samples, plugin.config.sample_tokens, rows_of_embedding(dense))
+    rows = chosen.rows
     key = _key(plugin, fingerprint(dense), rows)
     folder = _cache(plugin) / f"{plugin.method}-{key}"
 
@@ -59,6 +61,8 @@ def _quantized(plugin: Packed[Any], request: LoadRequest, context: Context) -> P
         from .producing import quantize
 
         message = f"quantising {request.model} by {plugin.method} on {len(rows)} rows, once"
+        if chosen.left_out:
+            message += f", without {chosen.left_out} tokens in them that it does not know yet"
         context.emit(Event(kind="started", stage="load", message=message))
         quantize(dense, request.tokenizer, plugin.job(dense, rows, partial, request.precision.device))
 

@@ -12,7 +12,7 @@ from tunekit.values import Exported, ExportRequest, ModelBundle
 from tunekit_transformers.comparing import verify
 from tunekit_transformers.quiet import quiet
 
-from .calibrating import choose_rows
+from .calibrating import choose_rows, rows_of_embedding
 from .packed import PackedExport
 from .producing import quantize
 
@@ -33,9 +33,10 @@ def export_packed(target: PackedExport[Any], bundle: ModelBundle, request: Expor
     config = target.config
     if request.data is None:
         raise ExportError(f"there is no data to quantise by {target.method} with", "export a run that has a stage")
-    rows = choose_rows(request.data(), config.samples, config.sample_tokens)
+    data = request.data()
     dense: Any = request.dense(config.base == "original").model
     dense = dense.to(_dtype(bundle))
+    rows = choose_rows(data, config.samples, config.sample_tokens, rows_of_embedding(dense)).rows
     quantize(dense, bundle.tokenizer, target.plugin().job(dense, rows, request.folder, bundle.precision.device))
     facts = {"bits": target.plugin().storage(None).bits_per_weight, "samples": len(rows)}
     return Exported(verify(bundle, request, _reading(target, request.folder, bundle), _reader()), facts, USAGE)

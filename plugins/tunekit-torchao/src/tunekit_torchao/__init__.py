@@ -98,7 +98,7 @@ class Torchao(Plugin[TorchaoConfig]):
         from .checks import dynamic_problems, hardware_problems, stored_problems
 
         yield from dynamic_problems(self.config, plan)
-        yield from hardware_problems(self.config.kind, machine, "use.torchao.kind")
+        yield from hardware_problems(self.config.kind, plan.precision.device, machine, "use.torchao.kind")
         yield from stored_problems(self.config, stored_quantization(plan.load_request))
 
     @hookimpl
@@ -182,7 +182,7 @@ class TorchaoExport(Plugin[TorchaoExportConfig]):
 
         from .checks import hardware_problems
 
-        yield from hardware_problems(self.config.kind, machine, f"{key_of(self, plan)}.kind")
+        yield from hardware_problems(self.config.kind, plan.precision.device, machine, f"{key_of(self, plan)}.kind")
         yield from dense_problems(self, plan)
 
     @hookimpl

@@ -32,14 +32,19 @@ def dynamic_problems(config: TorchaoConfig, plan: Plan) -> Iterable[Problem]:
         yield Problem("use.torchao.kind", what, f"train with {trains} and export to {config.kind}, or take qat")
 
 
-def hardware_problems(kind: Kind, machine: Machine, key: str) -> Iterable[Problem]:
-    """Refuse products in float8 where there are none."""
+def hardware_problems(kind: Kind, device: str, machine: Machine, key: str) -> Iterable[Problem]:
+    """Refuse products in float8 where there are none: on any other `device`, and on older cards."""
     if kind != "float8-dynamic":
+        return
+    remedy = "take float8, which stores weights in it and multiplies in more"
+    if device != "cuda":
+        what = f"is {kind}, which needs an accelerator that multiplies in float8, and the run computes on {device}"
+        yield Problem(key, what, remedy)
         return
     known = [one.capability for one in machine.accelerators if one.capability is not None]
     if not any(capability >= FLOAT8 for capability in known):
         what = f"is {kind}, and no accelerator here multiplies in float8 (NVIDIA from compute capability 8.9)"
-        yield Problem(key, what, "take float8, which stores weights in it and multiplies in more")
+        yield Problem(key, what, remedy)
 
 
 def own(stored: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

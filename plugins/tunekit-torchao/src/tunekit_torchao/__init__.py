@@ -1,4 +1,4 @@
-"""Weights in 8 or 4 bits or float8 through torchao, and training that expects to be rounded to them."""
+"""Weights in 8 or 4 bits or float8 through torchao, training in float8, and training that expects to be rounded."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ from tunekit.values import (
 )
 from tunekit_transformers import stored_quantization
 
+from .fp8 import Fp8, Fp8Config
+
 __all__ = [
     "DYNAMIC",
+    "Fp8",
+    "Fp8Config",
     "Kind",
     "Qat",
     "QatConfig",

@@ -110,6 +110,14 @@ def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, 
         gone.rename(below.folder)
 
 
+def test_a_finished_run_opens_without_the_folder_it_began_with(model: str, below: tk.Run, tmp_path: Path) -> None:
+    shutil.copytree(str(below.adapter), tmp_path / "start")
+    run = pipeline(model, LORA, tmp_path / "start").run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "start")
+    opened = tk.open_run(tmp_path / "run")
+    assert opened.perplexity(TEXTS) == run.perplexity(TEXTS) != below.perplexity(TEXTS)
+
+
 # On a base that other plugins have changed.
 
 TOKENS = {"vocabulary": {"tokens": ["What is"], "special_tokens": ["<|shop|>"]}}

@@ -73,7 +73,8 @@ class Record:
             recipe = from_mapping(parse_yaml(path.read_text(encoding="utf-8")))
         except RecipeError as error:
             raise RecipeError([Problem(str(path), str(error))]) from error
-        return replace(recipe, output=str(self.folder))
+        stages = tuple(self._begun(stage) for stage in recipe.stages)
+        return replace(recipe, stages=stages, output=str(self.folder))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -204,6 +205,13 @@ class Record:
             adapter = adapter.model_copy(update={"start": str(Path(adapter.start).resolve())})
         use = self._kept_plugins(stage.use)
         return replace(stage, name=self._kept(stage.name), data=data, use=use, adapter=adapter)
+
+    def _begun(self, stage: Stage) -> Stage:
+        """The stage; where the folder that it began with is gone, with what the run has made of the adapter instead."""
+        start = stage.adapter.start
+        if start is None or Path(start).is_dir() or (made := self.adapters.get(stage.adapter.name)) is None:
+            return stage
+        return replace(stage, adapter=stage.adapter.model_copy(update={"start": str(made)}))
 
     def _kept_data(self, sources: tuple[Source, ...]) -> tuple[Source, ...]:
         return tuple(self._keep(source) for source in sources)

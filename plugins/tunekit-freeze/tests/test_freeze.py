@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunekit.errors import PlanError, TunekitError
-from tunekit.testing import MIXED
+from tunekit.testing import MIXED, estimate_for
 from tunekit_freeze import Freeze
 from tunekit_freeze.weights import FILE
 
@@ -190,10 +190,15 @@ def test_only_the_trained_weights_are_saved_under_names_that_transformers_knows(
     assert torch.equal(logits(plain), logits(bundle.model))
 
 
-def test_weights_saved_with_other_options_are_refused(bundle_of, context_of, tmp_path):
+def test_weights_saved_with_other_options_are_refused_at_plan_time_and_when_attaching(bundle_of, context_of, tmp_path):
     bundle = attached(bundle_of, context_of, layers=1)
     bundle.save(bundle.model, tmp_path)
     with pytest.raises(TunekitError, match=r"other options of freeze: model\.layers\.0\..* is in one"):
         attached(bundle_of, context_of, layers=2, saved=tmp_path)
     with pytest.raises(TunekitError, match=r"holds no trained_weights\.safetensors"):
         attached(bundle_of, context_of, layers=1, saved=tmp_path / "nothing")
+    with pytest.raises(PlanError, match=r"adapter\.start: .* other options of freeze: model\.layers\.0\..* is in one"):
+        estimate_for(Freeze(layers=2), start=tmp_path)
+    with pytest.raises(PlanError, match=r"adapter\.start: .*/none holds no trained_weights\.safetensors"):
+        estimate_for(Freeze(layers=1), start=tmp_path / "none")
+    estimate_for(Freeze(layers=1), start=tmp_path)

@@ -17,6 +17,7 @@ from tunekit_galore import Galore
 from tunekit_galore.choosing import choose_weights
 from tunekit_galore.optimizer import GaloreAdamW, leading_vectors
 from tunekit_lora import Lora
+from tunekit_train.testing import check_resumes
 
 PROJECTIONS = ["std", "reverse_std", "left", "right"]
 
@@ -250,3 +251,7 @@ def test_vectors_do_not_decay_and_matrices_do(tmp_path):
 def test_it_is_refused_with_an_adapter_when_the_plan_is_made():
     with pytest.raises(PlanError, match=r"(?s)galore.*lora|lora.*galore"):
         plan_for(Lora(), Galore())
+
+
+def test_a_stage_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    check_resumes(Galore(rank=4, update_interval=2), tmp_path)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import tunekit as tk
 from tunekit.errors import InterruptedRunError, PlanError, TunekitError
-from tunekit.testing import conversations, save_tiny_model, tiny_model
+from tunekit.testing import conversations, save_tiny_model, tiny_model, tiny_tokenizer
 from tunekit.testing.observing import logits
+from tunekit_lora_inits.lost import stored_weight
 
 SFT = {"epochs": 1, "learning_rate": 1e-2, "batch": {"rows": 2}, "checkpoint": {"every": 2}}
 STARTS: dict[str, dict[str, Any]] = {"eva": {"items": 8}, "corda": {"items": 8}, "loraga": {"items": 4}}
@@ -81,6 +83,27 @@ def test_loftq_begins_nearer_to_the_dense_model_than_the_quantised_one_is(bits, 
     ]
     plain, mended = (float((logits(talk.bundle.model) - dense).norm()) for talk in talks)
     assert mended < share * plain, (mended, plain)
+
+
+def test_loftq_knows_how_a_square_weight_is_stored(tmp_path):
+    """GPT-2 stores its weights the other way round, of which the shape of a square one tells nothing."""
+    pytest.importorskip("tunekit_bnb")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=512, bos_token_id=2, eos_token_id=2)
+        )
+    made.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    use = {"bnb": {}, "lora": {"rank": 16, "targets": ["attn.c_proj"]}, "precision": {"compute": "fp32"}}
+    plain, mended = (tk.open_model(str(tmp_path), {**use, **more}).bundle.model for more in ({}, {"loftq": {}}))
+    for at in range(2):
+        dense = made.transformer.h[at].attn.c_proj.weight.detach().T
+        name = f"base_model.model.transformer.h.{at}.attn.c_proj"
+        one, other = (model.get_submodule(name) for model in (plain, mended))
+        lost = dense - stored_weight(one)
+        update = other.get_delta_weight("default").detach()
+        assert float((lost - update).norm()) < 0.8 * float(lost.norm())
 
 
 def test_a_run_on_what_loftq_has_mended_learns_and_opens_with_the_same_numbers(model, tmp_path):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tunekit.errors import TunekitError
+from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import BYTES, DType, Estimate, EstimateRequest
 
 FILE = "trained_weights.safetensors"
@@ -38,18 +39,25 @@ def load_weights_(model: Any, names: Iterable[str], folder: Path) -> None:
 
     Raises TunekitError where the folder holds others than these names.
     """
-    if not (folder / FILE).is_file():
-        raise TunekitError(f"{folder} holds no {FILE}", "name the folder that a run with freeze has saved")
+    wrong = _other_than(folder, names)
+    if wrong is not None:
+        raise TunekitError(*wrong)
     saved, own = load_file(folder / FILE), dict(model.named_parameters())
-    if saved.keys() != set(names):
-        other = sorted(saved.keys() ^ set(names))[0]
-        raise TunekitError(
-            f"{folder} was trained with other options of freeze: {other} is in one and not in the other",
-            "use the options it was trained with",
-        )
     with torch.no_grad():
         for name, value in saved.items():
             own[name].copy_(value)
+
+
+def _other_than(folder: Path, names: Iterable[str]) -> tuple[str, str] | None:
+    """Why a folder does not hold the weights of these names, and what to do; None where it does. Reads no weights."""
+    if not (folder / FILE).is_file():
+        return f"{folder} holds no {FILE}", "name the folder that a run with freeze has saved"
+    with safe_open(folder / FILE, framework="pt") as file:
+        others = sorted(set(file.keys()) ^ set(names))
+    if not others:
+        return None
+    what = f"{folder} was trained with other options of freeze: {others[0]} is in one and not in the other"
+    return what, "use the options it was trained with"
 
 
 def estimate_weights(choose: Callable[[Any], list[str]], request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -57,6 +65,8 @@ def estimate_weights(choose: Callable[[Any], list[str]], request: EstimateReques
     skeleton, precision = estimate.skeleton, request.load.precision
     assert skeleton is not None, "the loader's estimate comes before the adapter's"
     names = choose(skeleton)
+    if (begun := request.started) is not None and (wrong := _other_than(Path(str(begun.start)), names)) is not None:
+        raise PlanError([Problem(f"{begun.key}.adapter.start", *wrong)])
     train_only_(skeleton, names, precision.trainable)
     sizes = {name: parameter.numel() for name, parameter in skeleton.named_parameters()}
     trainable, inserted = sum(sizes[name] for name in names), sum(sizes.values()) - estimate.parameters

@@ -35,6 +35,8 @@ CHOSEN = read_chosen()
 MORE = {cell: QUESTIONS[1 + number % 3] for number, cell in enumerate(CHOSEN[::2])}
 """What the suite asks of every other one besides that it trains. `nox -s combos` asks everything."""
 
+QUANTIZERS: list[tuple[str, dict[str, Any]]] = [(each, {}) for each in answering("tunekit_quantize")]
+
 
 @pytest.fixture(scope="module")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Materials]:
@@ -117,9 +119,20 @@ def test_a_module_that_is_quantised_trains_with_no_adapter_as_a_whole(
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "options"),
-    [*((each, {}) for each in answering("tunekit_quantize")), ("bnb", {"bits": 8}), ("torchao", {"kind": "float8"})],
+    ("quantizer", "options"), [*QUANTIZERS, ("torchao", {"kind": "int4"}), ("torchao", {"kind": "float8"})]
 )
+def test_weights_that_are_quantised_do_not_train_themselves(
+    quantizer: str, options: dict[str, Any], materials: Materials
+) -> None:
+    """Rounded again after each step they would move by whole steps, or not at all."""
+    recipe = recipe_of(Cell(quantizer, (), "adamw", "sft"), materials)
+    recipe["use"][quantizer] = options
+    reason = rf"use\.{quantizer}: {quantizer} needs 'adapter', which nothing here provides; add `lora: {{}}` to use"
+    with pytest.raises(PlanError, match=reason):
+        tk.Pipeline(**recipe).plan(estimate=False)
+
+
+@pytest.mark.parametrize(("quantizer", "options"), [*QUANTIZERS, ("bnb", {"bits": 8}), ("torchao", {"kind": "float8"})])
 def test_a_quantised_policy_starts_as_its_reference(
     quantizer: str, options: dict[str, Any], materials: Materials, tmp_path: Path
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from aqlm import QuantizedLinear
+from aqlm.utils import _dequantize_weight, unpack_int_data
+from transformers import AutoModelForCausalLM
 
 import tunekit as tk
 from tunekit.errors import PlanError, TunekitError
@@ -18,6 +20,7 @@ from tunekit_aqlm import Aqlm
 from tunekit_aqlm.layers import coded, decoded
 from tunekit_aqlm.testing import encoded, make_checkpoint
 from tunekit_lora import Lora
+from tunekit_transformers.frozen_product import StoredLinear
 
 ROWS = [{"messages": [{"role": t.role, "content": t.content} for t in e.messages]} for e in conversations()]
 STAGE: dict[str, Any] = {"sft": {"epochs": 1}}
@@ -71,6 +74,23 @@ def _by_hand(parts, inputs):
     return inputs @ torch.stack(rows).T
 
 
+def test_a_model_says_what_the_weights_that_its_codes_stand_for_say(dense, checkpoint):
+    """Made dense by the library; from what was coded it is as far as these codes are, which the README tells."""
+    model, plain = loaded(checkpoint), AutoModelForCausalLM.from_pretrained(dense)
+    original, apart, size = logits(plain), 0.0, 0.0
+    for name, layer in model.named_modules():
+        if isinstance(layer, StoredLinear):
+            parts, weight = layer.parts(), plain.get_submodule(name).weight.data
+            codes = unpack_int_data(parts["codes"], 10)
+            coded_weight = _dequantize_weight(codes, parts["codebooks"], parts["scales"])
+            apart, size = apart + float((coded_weight - weight).square().sum()), size + float(weight.square().sum())
+            weight.copy_(coded_weight)
+    said = logits(model)
+    torch.testing.assert_close(said, logits(plain), rtol=1e-5, atol=1e-6)
+    assert (apart / size) ** 0.5 == pytest.approx(0.050, abs=0.002)
+    assert float((said - original).abs().mean() / original.abs().mean()) == pytest.approx(0.069, abs=0.005)
+
+
 def test_names_of_weights_as_older_checkpoints_have_them_are_understood(dense, checkpoint, tmp_path):
     """transformers compares names of layers now: `lm_head.weight` keeps nothing, and the head would not be found."""
     old = ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.input_layernorm.weight"]
@@ -98,8 +118,6 @@ def test_a_dense_model_and_a_recipe_without_the_plugin_are_refused(dense, checkp
 
 
 def test_a_loaded_model_without_codes_is_an_error(dense):
-    from transformers import AutoModelForCausalLM
-
     with pytest.raises(TunekitError, match=r"use\.aqlm: the loaded model has no layer of AQLM"):
         coded(AutoModelForCausalLM.from_pretrained(dense))
 

@@ -76,6 +76,55 @@ def test_it_says_what_the_library_says_with_its_weights_made_dense(checkpoint):
     assert not any("q_proj" in name for name in kept)
 
 
+def in_float8(folder: Path, strategy: str) -> Path:
+    """The tiny model with weights in float8 (e4m3), one scale for a row or for all, as llm-compressor stores them."""
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+
+    model = tiny_model()
+    weights = QuantizationArgs(num_bits=8, type="float", symmetric=True, strategy=strategy)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    apply_quantization_config(model, config, show_progress=False)
+    for layer in model.modules():
+        if hasattr(layer, "quantization_scheme"):
+            largest = layer.weight.data.abs()
+            largest = largest.amax(dim=1, keepdim=True) if strategy == "channel" else largest.amax()
+            layer.weight_scale.data.copy_(largest.reshape(layer.weight_scale.shape) / 448)  # e4m3's largest number
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    compressor.remove_decompression_hook(model)
+    model.save_pretrained(str(folder))
+    compressor.update_config(str(folder))
+    tiny_tokenizer().save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize("strategy", ["channel", "tensor"])
+def test_weights_in_float8_are_read_and_stay_in_a_byte(strategy, tmp_path):
+    """As near to the dense model as three bits of mantissa are: a step of 1/8 to 1/16, over sqrt(12)."""
+    folder = in_float8(tmp_path, strategy)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, quantization_config=Theirs(dequantize=True))
+    ours, dense = loaded(folder), tiny_model()
+    torch.testing.assert_close(logits(ours), logits(theirs.float()), rtol=1e-4, atol=1e-5)
+    layers = {name: layer for name, layer in ours.named_modules() if isinstance(layer, StoredLinear)}
+    assert len(layers) == 14
+    assert {layer.parts()["weight"].dtype for layer in layers.values()} == {torch.float8_e4m3fn}
+    pairs = [(layer.weight, dense.get_submodule(name).weight.detach()) for name, layer in layers.items()]
+    error = sum((w - d).square().sum() for w, d in pairs) / sum(d.square().sum() for _, d in pairs)
+    assert 0.0625 / 12**0.5 < float(error.sqrt()) < 0.125 / 12**0.5
+    estimate = planned(folder, CompressedTensors(), Lora(rank=4), default_plugin("tunekit_precision", compute="fp32"))
+    measured = sum(v.numel() * v.element_size() for n, v in snapshot(ours).items() if not n.endswith("inv_freq"))
+    stored = estimate.estimate.memory["weights"] - 4 * estimate.estimate.trainable
+    assert stored == pytest.approx(measured, rel=1e-3)
+
+
 def test_weights_stay_compressed_through_forward_and_backward(checkpoint):
     """The library makes all of them dense in the first forward, for good."""
     model, theirs = loaded(checkpoint), AutoModelForCausalLM.from_pretrained(checkpoint)

@@ -23,6 +23,7 @@ from torch.nn.functional import logsigmoid
 from tunekit.errors import InterruptedRunError
 from tunekit.values import Event, Examples, Launch, Mixing, TokenSequence
 from tunekit_distributed import Ddp, Distributed, Fsdp, Zero
+from tunekit_dpo import Dpo
 from tunekit_kto import Kto
 from tunekit_kto.mismatch import MismatchedItems
 from tunekit_train import (
@@ -230,8 +231,9 @@ def scenarios(folder: Path, parallel: Parallel) -> dict[str, Any]:
     with patch("tunekit_train.chunked.CHUNK_LOGITS", FEW_LOGITS):
         see("full", full, CrossEntropy, items)
         see("resumed", full, CrossEntropy, items, kill=3)
-        see("reference", lora, Preferred, pairs())
-        see("reference_resumed", lora, Preferred, pairs(), kill=3)
+        transported = Dpo(loss="aot").objective  # its terms depend on the other pairs of a micro-batch
+        see("reference", lora, transported, pairs())
+        see("reference_resumed", lora, transported, pairs(), kill=3)
         compute = {"chunked_head": chunks, "checkpointing": "always"}
         see("laid", lora, Preferred, pairs(), batch=packed, compute=compute, **NO_EVALUATION)
         see("coupled", lora, Kto().objective, judged(), **NO_EVALUATION)

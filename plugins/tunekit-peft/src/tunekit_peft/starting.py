@@ -39,7 +39,7 @@ def _differences(request: Request, asked: dict[str, Any], saved: dict[str, Any],
                 where = "there and not here" if other[0] in there else "here and not there"
                 yield f"is for other layers than {key}: {other[0]} is adapted {where}"
         elif _plain(wanted) != _plain(found):
-            yield f"was trained with {name} {found!r}, and {key} asks for {wanted!r}"
+            yield f"was trained with {name} {found!r}, and {key} makes it {wanted!r}"
 
 
 def _plain(value: Any) -> Any:

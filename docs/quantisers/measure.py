@@ -195,9 +195,10 @@ def hidden_scales(model: Any) -> Iterator[torch.Tensor]:
         for part in ("scale", "zero"):
             if isinstance(getattr(layer, "meta", None), dict) and part in layer.meta:
                 yield layer.meta[part]
-        scales = getattr(getattr(layer, "state", None), "SCB", None)
-        if scales is not None:
-            yield scales
+        for holder in ("state", "weight"):  # bitsandbytes moves them from the weight to the layer in its first product
+            if (scales := getattr(getattr(layer, holder, None), "SCB", None)) is not None:
+                yield scales
+                break
 
 
 if __name__ == "__main__":

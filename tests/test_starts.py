@@ -153,6 +153,33 @@ def test_an_adapter_is_put_on_the_base_it_was_trained_on_and_on_no_other(
     assert session.perplexity(TEXTS) == run.perplexity(TEXTS)
 
 
+# As a judge of answers on the policy's base.
+
+
+def judged(model: str, use: Any, reward: tk.Run) -> tk.Pipeline:
+    """Of a policy whose answers a reward adapter values."""
+    use, options = {"precision": {"compute": "fp32"}, **LORA, **use}, {"reward": {"adapter": str(reward.adapter)}}
+    return tk.Pipeline(model, TALKS, use, [{"ppo": options}])
+
+
+def test_a_reward_adapter_values_on_the_base_it_was_trained_on_and_on_no_other(
+    model: str, below: tk.Run, top: tk.Run
+) -> None:
+    """Whether it has the head that values is seen later."""
+    on_top = stacked(below)
+    for use, reward, what in (
+        (YARN, below, "was trained on the base without rope; leave rope out"),
+        (TOKENS, below, "was trained on the base without vocabulary; leave vocabulary out"),
+        (on_top, below, "was trained on the model alone; leave stack out"),
+        ({}, top, "was trained on top of another adapter, and use.stack adds none; set use.stack.adapter: "),
+    ):
+        with pytest.raises(PlanError) as caught:
+            judged(model, use, reward).plan(estimate=False)
+        assert f"stages.0.ppo.reward.adapter: {reward.adapter} {what}" in str(caught.value)
+    for use, reward in (({}, below), (on_top, top)):
+        judged(model, use, reward).plan(estimate=False)
+
+
 # As what it was saved.
 
 

@@ -42,7 +42,8 @@ def other_base(folder: Path, plugins: Iterable[PlannedPlugin], where: str) -> Pr
     if name is None:
         return None
     if name not in noted:
-        return Problem(where, f"{folder} was trained on the base without {name}", f"leave {name} out, or start fresh")
+        remedy = f"leave {name} out, or name one that was trained with it"
+        return Problem(where, f"{folder} was trained on the base without {name}", remedy)
     before = _shown(noted[name])
     what = f"{folder} was trained on a base that {name} had changed ({before})"
     if name not in now:

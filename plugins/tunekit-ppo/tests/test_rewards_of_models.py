@@ -92,6 +92,10 @@ def test_a_reward_adapter_that_cannot_serve_is_refused(run_ppo: Run, tmp_path: P
     folder, _ = reward_stage(tmp_path / "reward", adapter=True)
     with pytest.raises(PlanError, match="needs the base as it was trained on"):
         run_ppo({"reward": {"adapter": str(folder)}, "reference": "copied"}, "full", adapter=False)
+    (folder / "stacked.json").write_text('{"fingerprint": "another"}')
+    with pytest.raises(TunekitError, match=r"was trained on top of another adapter, and use\.stack adds none"):
+        run_ppo({"reward": {"adapter": str(folder)}}, "apart")
+    (folder / "stacked.json").unlink()
     (folder / "value_head.safetensors").unlink()
     with pytest.raises(PlanError, match="holds an adapter without a value head"):
         run_ppo({"reward": {"adapter": str(folder)}}, "headless")

@@ -20,6 +20,7 @@ from tunekit.plan import other_base
 from tunekit.record import Record
 from tunekit.values import LoadRequest, Plan, Report
 
+from . import Stack
 from .saved import BELOW, NOTE, chain_of, fingerprint, is_saved, misplaced
 
 HELD = "tunekit_stacked"
@@ -47,6 +48,16 @@ def place_of(folder: Path, run: str | Path | None) -> Path:
     except RunFolderError:
         return folder
     return next((each / BELOW for each in finished if is_saved(each / BELOW)), folder)
+
+
+def other_below(folder: Path, plan: Plan) -> tuple[str, str] | None:
+    """Why the adapter in a folder does not stand on what the plan adds into the weights, and what to do; None: it does.
+
+    Of a stack on what is no adapter the stack itself says so.
+    """
+    run = plan.recipe.output
+    stacks = [place_of(one.plugin.config.adapter, run) for one in plan.plugins if isinstance(one.plugin, Stack)]
+    return misplaced(folder, next(map(fingerprint, stacks), None)) if all(map(is_saved, stacks)) else None
 
 
 def take_copy(request: LoadRequest, folder: Path, run: Path) -> LoadRequest:

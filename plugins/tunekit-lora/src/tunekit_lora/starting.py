@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
 
-from . import Lora, LoraConfig, Stack
+from . import Lora, LoraConfig
 from .patterns import alphas
-from .saved import fingerprint, is_saved, misplaced, read_settings
-from .stacking import place_of
+from .saved import read_settings
+from .stacking import other_below
 
 if TYPE_CHECKING:
     from .targets import Chosen
@@ -30,18 +30,9 @@ def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
                 Problem(key, f"{stage.start} {why}", "leave the option out to take what is saved, or start fresh")
                 for why in _differences(plugin.config, saved)
             )
-            yield from _other_below(stage, plan, key)
-
-
-def _other_below(stage: StagePlan, plan: Plan, key: str) -> Iterator[Problem]:
-    """A saved adapter that stands on another one than the plan adds into the weights."""
-    run = plan.recipe.output
-    stacks = [place_of(one.plugin.config.adapter, run) for one in plan.plugins if isinstance(one.plugin, Stack)]
-    if all(map(is_saved, stacks)):  # what is none is said by the stack
-        wrong = misplaced(stage.start, next(map(fingerprint, stacks), None))  # type: ignore[arg-type]
-        if wrong is not None:
-            what, remedy = wrong
-            yield Problem(key, f"{stage.start} {what}", remedy)
+            assert stage.start is not None
+            if (wrong := other_below(stage.start, plan)) is not None:
+                yield Problem(key, f"{stage.start} {wrong[0]}", wrong[1])
 
 
 def stages_of(plugin: Lora, plan: Plan) -> Iterator[StagePlan]:

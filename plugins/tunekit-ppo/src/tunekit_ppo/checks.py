@@ -8,7 +8,9 @@ from typing import Any
 
 from tunekit.calls import implements
 from tunekit.errors import Problem
+from tunekit.plan import other_base
 from tunekit.values import Plan, StagePlan
+from tunekit_lora.stacking import other_below
 
 from .control import LARGEST
 from .idle import idle_problems
@@ -63,6 +65,16 @@ def _reward_adapter(name: str, plan: Plan, stage: StagePlan) -> Iterator[Problem
         known = ", ".join(dict.fromkeys(each.adapter for each in earlier)) or "none"
         what = f"is {name!r}, which is neither the adapter of an earlier stage ({known}) nor a folder with one"
         yield Problem(where, what, "name the adapter of a `reward` stage, or the folder that it left")
+    elif name not in {each.adapter for each in earlier}:
+        yield from _other_base(Path(name), plan, where)
+
+
+def _other_base(folder: Path, plan: Plan, where: str) -> Iterator[Problem]:
+    """A reward adapter of another run that was trained on another base than the policy's."""
+    if (other := other_base(folder, plan.plugins, where)) is not None:
+        yield other
+    if (wrong := other_below(folder, plan)) is not None:
+        yield Problem(where, f"{folder} {wrong[0]}", wrong[1])
 
 
 def _sizes(config: PpoConfig, key: str) -> Iterator[Problem]:

@@ -12,6 +12,8 @@ import torch
 
 from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import Account, Example, ModelBundle, Precision, Sample
+from tunekit_lora.named import bare
+from tunekit_lora.stacking import require_same
 from tunekit_train import Batch, Encoder, Forward, Item, Job, Rules, SequenceValues, ValueHead
 from tunekit_train.forward import Strategy, prepared
 from tunekit_train.heads import FILE as HEAD
@@ -41,6 +43,7 @@ class AdapterReward(Rewarder):
         if not (folder / HEAD).is_file():
             what = f"{folder} holds an adapter without a value head"
             raise PlanError([Problem(f"{job.context.key}.reward.adapter", what, "name what a `reward` stage left")])
+        require_same(folder, bare(job.bundle.model))
         self.folder, self.job = folder, job
         self.encoder = Encoder(job.bundle.tokenizer, replace(rules, max_length=None))
         self.head = ValueHead.load(folder).to(next(job.bundle.model.parameters()).device).requires_grad_(False)

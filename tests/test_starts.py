@@ -12,6 +12,7 @@ import pytest
 import tunekit as tk
 from tunekit.catalog import Catalog, hooks_of
 from tunekit.errors import PlanError, TunekitError
+from tunekit.plan import note_base
 from tunekit.testing import save_tiny_model
 
 TALKS = [{"instruction": f"What is {number} and one?", "output": f"It is {number + 1}."} for number in range(8)]
@@ -97,7 +98,10 @@ def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, 
     try:
         opened = tk.open_run(moved)
         assert opened.perplexity(TEXTS) == said
-        assert opened.export("adapter").verification.kl < 1e-6
+        exported = opened.export("adapter")
+        assert exported.verification.kl < 1e-6
+        on_top = {**LORA, "stack": {"adapter": str(exported.folder / "below")}}
+        pipeline(model, on_top, exported.folder).plan(estimate=False)
         state = json.loads((moved / "run.json").read_text())
         (moved / "run.json").write_text(json.dumps({**state, "stages": state["stages"][:1], "status": "interrupted"}))
         shutil.rmtree(moved / "stage-2-sft")
@@ -122,6 +126,32 @@ def test_a_finished_run_opens_without_the_folder_it_began_with(model: str, below
 
 TOKENS = {"vocabulary": {"tokens": ["What is"], "special_tokens": ["<|shop|>"]}}
 YARN = {"rope": {"scaling": "yarn", "length": 8192}}
+
+
+def test_tokens_that_have_each_other_s_ids_make_another_base(model: str, below: tk.Run, tmp_path: Path) -> None:
+    """In the order in which they are named; noise that is not drawn makes none."""
+    described = {"It is": "an answer", "What is": "a question"}
+    shutil.copytree(str(below.adapter), tmp_path / "adapter")
+
+    def planned(start: str, tokens: Any, seed: int = 0) -> Any:
+        use = {**LORA, "vocabulary": {"tokens": tokens, "start": start, "seed": seed}}
+        return pipeline(model, use, tmp_path / "adapter").plan(estimate=False)
+
+    def noted(start: str, tokens: Any) -> None:
+        plan = pipeline(model, {**LORA, "vocabulary": {"tokens": tokens, "start": start}}).plan(estimate=False)
+        note_base(tmp_path / "adapter", plan.plugins)
+
+    noted("description", described)
+    planned("description", described)
+    with pytest.raises(
+        PlanError, match=r'tokens: \[\["It is", "an answer"\], .* and use\.vocabulary says .*\[\["What is"'
+    ):
+        planned("description", dict(reversed(described.items())))
+    noted("mean", ["It is"])
+    planned("mean", ["It is"], seed=1)
+    noted("noise", ["It is"])
+    with pytest.raises(PlanError, match=r"seed: 0\), and use\.vocabulary says .*seed: 1"):
+        planned("noise", ["It is"], seed=1)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +299,13 @@ MAKERS: dict[str, dict[str, Any]] = {"vocabulary": {"tokens": ["It is"]}}
 def changing() -> list[str]:
     catalog = Catalog.discover()
     return sorted(name for name in catalog.names if "tunekit_lora_config" in hooks_of(catalog.load(name)))
+
+
+def test_a_fresh_dora_does_not_look_at_the_folder_it_is_started_in(
+    model: str, below: tk.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(below.adapter))
+    pipeline(model, {**LORA, "dora": {}}).plan(estimate=False)
 
 
 def test_every_plugin_that_changes_what_lora_makes_refuses_an_adapter_that_is_made_already(

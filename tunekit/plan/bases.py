@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import Problem
 from ..values import PlannedPlugin
 
-NOTE = "tunekit_base.json"
+BASE = "tunekit_base.json"
 """Beside an adapter: what the plugins of its run had made of the base, by their names."""
 
 
@@ -23,7 +23,7 @@ def base_of(plugins: Iterable[PlannedPlugin]) -> dict[str, Any]:
 
 def note_base(folder: Path, plugins: Iterable[PlannedPlugin]) -> None:
     """Write down which base the adapter in this folder was trained on."""
-    (folder / NOTE).write_text(json.dumps(base_of(plugins), indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / BASE).write_text(json.dumps(base_of(plugins), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def other_base(folder: Path, plugins: Iterable[PlannedPlugin], where: str) -> Problem | None:
@@ -32,11 +32,11 @@ def other_base(folder: Path, plugins: Iterable[PlannedPlugin], where: str) -> Pr
     Of an adapter without a note nothing is known.
     """
     try:
-        noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        noted = json.loads((folder / BASE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        return Problem(where, f"{folder / NOTE} cannot be read: {error}", "name the folder of a whole adapter")
+        return Problem(where, f"{folder / BASE} cannot be read: {error}", "name the folder of a whole adapter")
     now = base_of(plugins)
     name = next((name for name in (*noted, *now) if noted.get(name) != now.get(name)), None)
     if name is None:

@@ -32,6 +32,7 @@ from .plan import (
     PlannedPlugin,
     PlanStep,
     StagePlan,
+    Start,
     Trained,
 )
 from .processes import Launch, Processes
@@ -99,6 +100,7 @@ __all__ = [
     "StageContext",
     "StagePlan",
     "StageResult",
+    "Start",
     "TextScore",
     "TokenSequence",
     "ToolCall",

@@ -62,6 +62,14 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A saved adapter that a stage begins with: its folder, and where the recipe names it."""
+
+    folder: Path
+    key: str
+
+
+@dataclass(frozen=True)
 class ExportPlan:
     """One export at the end of a run: its name, which no other of the run has, and the plugin that makes it.
 
@@ -227,10 +235,11 @@ class EstimateRequest:
     stage: StagePlan | None = None
 
     @property
-    def started(self) -> StagePlan | None:
-        """The stage in whose `start` the adapter is saved that this stage trains on; None where that one is fresh."""
+    def started(self) -> Start | None:
+        """The saved adapter that this stage trains on, as it is or as earlier ones left it; None: a fresh one."""
         adapter = None if self.stage is None else self.stage.adapter
-        return next((each for each in self.plan.stages if each.adapter == adapter and each.start is not None), None)
+        of_stages = ((each.start, each.key) for each in self.plan.stages if each.adapter == adapter)
+        return next((Start(start, f"{key}.adapter.start") for start, key in of_stages if start is not None), None)
 
 
 def _revision(loader: Any) -> str | None:

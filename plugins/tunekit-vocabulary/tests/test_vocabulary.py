@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from tunekit.errors import PlanError
 from tunekit.testing.options import shows
 from tunekit.testing.runs import estimate_for, plan_for, run_context
 from tunekit.testing.tiny import FP32, MIXED, save_tiny_model, tiny_model, tiny_tokenizer
-from tunekit.values import EstimateRequest, LoadRequest, ModelBundle
+from tunekit.values import EstimateRequest, LoadRequest, ModelBundle, Start
 from tunekit_lora import Lora
 from tunekit_vocabulary import Vocabulary
+from tunekit_vocabulary.training import refuse_other_rows
 
 PLAN, CALL = "<|plan|>", "<|call|>"
 ROWS = [
@@ -258,6 +260,20 @@ def test_what_would_leave_new_rows_as_they_began_is_refused(base: str, plugins: 
 def test_a_low_rank_update_of_the_embedding_is_refused_beside_rows_that_train(base: str) -> None:
     with pytest.raises(PlanError, match="gets a low-rank update, and the rows of new tokens are to train"):
         pipeline(base, ("lora", {"rank": 2, "targets": ["embed_tokens", "q_proj"]})).plan()
+
+
+def test_a_start_that_trains_the_rows_of_one_end_is_told_by_the_other(grown: Any, tmp_path: Path) -> None:
+    model, tokenizer, _ = grown(tokens=[PLAN])
+    ids = [tokenizer.convert_tokens_to_ids(PLAN)]
+    for rows, what in (
+        ({}, r"trains no rows of the new tokens, and use\.vocabulary\.train is true; set .*train: false, or start"),
+        ({"model.embed_tokens": ids}, r"trains no rows of the new tokens in lm_head, and .* is true; start fresh"),
+        ({"lm_head": ids}, r"trains no rows of the new tokens in model\.embed_tokens, and .* is true; start fresh"),
+    ):
+        saved = {"peft_type": "LORA", "trainable_token_indices": rows}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(saved))
+        with pytest.raises(PlanError, match=rf"^1 problem in the plan:\n.*a\.key: {tmp_path} {what}"):
+            refuse_other_rows(True, Start(tmp_path, "a.key"), model)
 
 
 def test_an_embedding_that_trains_whole_trains_the_new_rows_with_it(base: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Dora(Plugin[DoraConfig]):
         from tunekit_lora.saved import read_settings
 
         for stage in plan.stages_with(self):
-            saved = read_settings(stage.start)
+            saved = None if stage.start is None else read_settings(stage.start)
             if saved is not None and not saved.get("use_dora"):
                 what = f"{stage.start} was trained without dora, and has no lengths of rows to train on"
                 yield Problem(f"{stage.key}.adapter.start", what, "leave dora out, or start fresh")

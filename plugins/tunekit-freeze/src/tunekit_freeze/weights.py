@@ -65,8 +65,8 @@ def estimate_weights(choose: Callable[[Any], list[str]], request: EstimateReques
     skeleton, precision = estimate.skeleton, request.load.precision
     assert skeleton is not None, "the loader's estimate comes before the adapter's"
     names = choose(skeleton)
-    if (begun := request.started) is not None and (wrong := _other_than(Path(str(begun.start)), names)) is not None:
-        raise PlanError([Problem(f"{begun.key}.adapter.start", *wrong)])
+    if (begun := request.started) is not None and (wrong := _other_than(begun.folder, names)) is not None:
+        raise PlanError([Problem(begun.key, *wrong)])
     train_only_(skeleton, names, precision.trainable)
     sizes = {name: parameter.numel() for name, parameter in skeleton.named_parameters()}
     trainable, inserted = sum(sizes[name] for name in names), sum(sizes.values()) - estimate.parameters

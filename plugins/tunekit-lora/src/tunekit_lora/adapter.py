@@ -88,7 +88,7 @@ def estimate_adapter(plugin: Lora, request: EstimateRequest, estimate: Estimate)
     if begun is None:
         settings = peft_config(plugin.config, estimate.skeleton, request.calls, estimate.tokenizer)
     else:
-        settings = saved_settings(Path(str(begun.start)))
+        settings = saved_settings(begun.folder)
     # Shapes do not depend on how an adapter is initialised, and some ways read weights, which a skeleton has not.
     settings = replace(settings, init_lora_weights=True)
     try:
@@ -96,8 +96,8 @@ def estimate_adapter(plugin: Lora, request: EstimateRequest, estimate: Estimate)
     except ValueError as error:
         if begun is None:
             raise
-        what = f"{begun.start} does not fit the model: {' '.join(str(error).split())[:300]}"
-        raise PlanError([Problem(f"{begun.key}.adapter.start", what, "name an adapter of this model")]) from error
+        what = f"{begun.folder} does not fit the model: {' '.join(str(error).split())[:300]}"
+        raise PlanError([Problem(begun.key, what, "name an adapter of this model")]) from error
 
 
 def _refuse_other_targets(plugin: Lora, plan: Plan, estimate: Estimate) -> None:

@@ -12,14 +12,14 @@ SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BELOW = "below"
 """The folder, inside that of an adapter, with the one that it stands on."""
-NOTE = "stacked.json"
+STACKED = "stacked.json"
 """Beside an adapter that stands on another: which one that is."""
 
 
-def read_settings(folder: Path | None) -> dict[str, Any] | None:
+def read_settings(folder: Path) -> dict[str, Any] | None:
     """PEFT's settings of a saved LoRA adapter; None where the folder holds none."""
     try:
-        saved: dict[str, Any] = json.loads((Path(folder or "") / SETTINGS).read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
@@ -31,17 +31,20 @@ def is_saved(folder: Path) -> bool:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of settings and weights of an adapter, and of those that it stands on."""
+    """Of settings and weights of an adapter, and of those that it stands on.
+
+    What the base is called does not count: an export says it as others know it.
+    """
     digest = hashlib.sha256()
     for each in chain_of(folder):
-        for name in (SETTINGS, WEIGHTS):
-            digest.update((each / name).read_bytes())
+        settings = {**json.loads((each / SETTINGS).read_text(encoding="utf-8")), "base_model_name_or_path": None}
+        digest.update(json.dumps(settings, sort_keys=True).encode() + (each / WEIGHTS).read_bytes())
     return digest.hexdigest()
 
 
 def chain_of(folder: Path) -> Iterator[Path]:
     """The adapter, after those that it stands on."""
-    if (folder / NOTE).is_file():
+    if (folder / STACKED).is_file():
         yield from chain_of(folder / BELOW)
     yield folder
 
@@ -49,7 +52,7 @@ def chain_of(folder: Path) -> Iterator[Path]:
 def stands_on(folder: Path) -> str | None:
     """The fingerprint of the adapter below this one; None where it was trained on the model alone."""
     try:
-        return str(json.loads((folder / NOTE).read_text(encoding="utf-8"))["fingerprint"])
+        return str(json.loads((folder / STACKED).read_text(encoding="utf-8"))["fingerprint"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

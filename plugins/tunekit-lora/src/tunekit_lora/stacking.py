@@ -21,7 +21,7 @@ from tunekit.record import Record
 from tunekit.values import LoadRequest, Plan, Report
 
 from . import Stack
-from .saved import BELOW, NOTE, chain_of, fingerprint, is_saved, misplaced
+from .saved import BELOW, STACKED, chain_of, fingerprint, is_saved, misplaced
 
 HELD = "tunekit_stacked"
 """The attribute of a model with the adapter that was added into its weights: its fingerprint, and the folder."""
@@ -91,7 +91,7 @@ def keep(folder: Path, model: Any) -> Path:
     """Copy the adapter below into the folder of the one on top, with a note of what it is."""
     found, below = getattr(model, HELD)
     shutil.copytree(below, folder / BELOW, dirs_exist_ok=True)
-    (folder / NOTE).write_text(json.dumps({"below": BELOW, "fingerprint": found}, indent=1))
+    (folder / STACKED).write_text(json.dumps({"below": BELOW, "fingerprint": found}, indent=1))
     return folder
 
 

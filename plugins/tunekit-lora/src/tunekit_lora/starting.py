@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
     """What speaks against the saved adapters that stages are to begin with."""
     for stage in stages_of(plugin, plan):
+        assert stage.start is not None
         saved, key = read_settings(stage.start), f"{stage.key}.adapter.start"
         if saved is None:
             remedy = "name the folder of an adapter that a run has saved"
@@ -30,7 +31,6 @@ def start_problems(plugin: Lora, plan: Plan) -> Iterator[Problem]:
                 Problem(key, f"{stage.start} {why}", "leave the option out to take what is saved, or start fresh")
                 for why in _differences(plugin.config, saved)
             )
-            assert stage.start is not None
             if (wrong := other_below(stage.start, plan)) is not None:
                 yield Problem(key, f"{stage.start} {wrong[0]}", wrong[1])
 
@@ -49,6 +49,7 @@ def target_problems(config: LoraConfig, stage: StagePlan, chosen: Chosen, known:
 
     A recipe that does not say which takes those that are saved.
     """
+    assert stage.start is not None
     saved, given = read_settings(stage.start), config.model_fields_set
     if saved is None:
         return []

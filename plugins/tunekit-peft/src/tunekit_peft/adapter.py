@@ -70,9 +70,9 @@ def estimate_adapter(request: Request, asked: EstimateRequest, estimate: Estimat
     """Wrap the skeleton on the meta device, as the adapter that it begins with, and add its parameters and bytes."""
     assert estimate.skeleton is not None, "the loader's estimate comes before the adapter's"
     settings = make_settings(request, estimate.skeleton)
-    if (begun := asked.started) is not None and begun.start is not None:
+    if (begun := asked.started) is not None:
         refuse_other(request, settings, begun, estimate.skeleton)
-        settings = saved_settings(begun.start)
+        settings = saved_settings(begun.folder)
     with heard(request):
         counted = estimate_wrapped(settings, asked, estimate)
     for module in counted.skeleton.modules() if request.entry.evaluated else ():

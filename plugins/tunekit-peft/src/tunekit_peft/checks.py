@@ -42,9 +42,14 @@ def _attaches(plugin: Any, plan: Plan, stage: StagePlan) -> bool:
 
 
 def saved_method(folder: Path) -> str | None:
-    """The method of a saved adapter."""
+    """The method of a saved adapter; None where the folder holds none."""
+    return str(saved_configuration(folder).get("peft_type", "")).lower() or None
+
+
+def saved_configuration(folder: Path) -> dict[str, Any]:
+    """PEFT's configuration of a saved adapter; empty where the folder holds none."""
     try:
         saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return str(saved.get("peft_type", "")).lower() or None
+        return {}
+    return saved if isinstance(saved, dict) else {}

@@ -7,26 +7,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from tunekit.errors import PlanError, Problem
-from tunekit.values import StagePlan
+from tunekit.values import Start
 from tunekit_lora.starting import targeted
 from tunekit_lora.targets import own_modules
 
+from .checks import saved_configuration
 from .methods import Request
 
 TARGETS = "target_modules"
 
 
-def refuse_other(request: Request, settings: Any, stage: StagePlan, model: Any) -> None:
-    """Raise PlanError where the adapter that a stage begins with was made otherwise than `settings` say.
+def refuse_other(request: Request, settings: Any, start: Start, model: Any) -> None:
+    """Raise PlanError where the saved adapter was made otherwise than `settings` say.
 
     Only what the recipe itself gives counts: the rest is as it was saved.
     """
-    assert stage.start is not None
-    saved = json.loads((stage.start / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = saved_configuration(start.folder)
     found = list(_differences(request, json.loads(json.dumps(settings.to_dict(), default=list)), saved, model))
     if found:
         remedy = "leave it out to take what is saved, or start fresh"
-        raise PlanError(Problem(f"{stage.key}.adapter.start", f"{stage.start} {why}", remedy) for why in found)
+        raise PlanError(Problem(start.key, f"{start.folder} {why}", remedy) for why in found)
 
 
 def _differences(request: Request, asked: dict[str, Any], saved: dict[str, Any], model: Any) -> Iterator[str]:

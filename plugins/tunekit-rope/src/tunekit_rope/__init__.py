@@ -52,7 +52,8 @@ class Rope(Plugin[RopeConfig]):
     @property
     def base(self) -> dict[str, Any]:
         """How positions are scaled."""
-        return self.config.model_dump(exclude_none=True)
+        said = self.config.scaling, self.config.length, self.config.original
+        return {k: v for k, v in zip(("scaling", "length", "original"), said, strict=True) if v is not None}
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

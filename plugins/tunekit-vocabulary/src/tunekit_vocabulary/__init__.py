@@ -91,11 +91,14 @@ class Vocabulary(Plugin[VocabularyConfig]):
 
     @property
     def base(self) -> dict[str, Any]:
-        """The new tokens, and what their rows begin as."""
+        """The new tokens in the order of their ids, and what their rows begin as."""
         config = self.config
-        begin = {"start": config.start, "noise": config.deviation, "seed": config.seed}
+        if not config.named:
+            return {}
         tokens = {"special_tokens": config.special_tokens, "tokens": config.tokens}
-        return {**{kind: named for kind, named in tokens.items() if named}, **begin} if config.named else {}
+        ordered = {k: [*(v.items() if isinstance(v, Mapping) else v)] for k, v in tokens.items() if v}
+        drawn = {"noise": config.deviation, "seed": config.seed} if config.deviation else {}
+        return {**ordered, "start": config.start, **drawn}
 
     @hookimpl
     def tunekit_check(self, plan: Plan, machine: Machine) -> Iterable[Problem]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import PlanError, Problem
-from tunekit.values import StagePlan
+from tunekit.values import Start
 
 from .rows import rows_of
 
@@ -37,24 +37,27 @@ def train_rows(config: Any, model: Any) -> Any:
     return replace(config, trainable_token_indices=merged or None)
 
 
-def refuse_other_rows(train: bool, stage: StagePlan, model: Any) -> None:
+def refuse_other_rows(train: bool, start: Start, model: Any) -> None:
     """Raise PlanError where the low-rank adapter that a stage begins with trains the new rows unlike `train` says."""
-    saved = _settings(Path(str(stage.start)))
+    saved = _settings(start.folder)
     ids, ends = set(rows_of(model.config).values()), _ends(model)
     if saved is None or not ids:
         return
     held = saved.get("trainable_token_indices") or {}
     held = held if isinstance(held, dict) else {ends[0]: held}
     whole = [name for name in ends if _named(name, saved.get("modules_to_save") or ())]
-    trained = [name for name in ends if name in whole or ids <= set(held.get(name, ()))]
-    if train and len(trained) < len(ends):
-        what = f"{stage.start} trains no rows of the new tokens, and use.vocabulary.train is true"
-    elif not train and any(ids & set(rows) for rows in held.values()):
-        what = f"{stage.start} trains rows of the new tokens, and use.vocabulary.train is false"
+    idle = [name for name in ends if name not in whole and not ids <= set(held.get(name, ()))]
+    trained = [name for name, rows in held.items() if ids & set(rows)]
+    if train and idle:
+        where = f" in {idle[0]}" if len(idle) < len(ends) else ""
+        what = f"{start.folder} trains no rows of the new tokens{where}, and use.vocabulary.train is true"
+        remedy = "start fresh" if trained else "set use.vocabulary.train: false, or start fresh"
+    elif not train and trained:
+        what = f"{start.folder} trains rows of the new tokens, and use.vocabulary.train is false"
+        remedy = "set use.vocabulary.train: true, or start fresh"
     else:
         return
-    remedy = f"set use.vocabulary.train: {str(not train).lower()}, or start fresh"
-    raise PlanError([Problem(f"{stage.key}.adapter.start", what, remedy)])
+    raise PlanError([Problem(start.key, what, remedy)])
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
@@ -63,7 +66,7 @@ def _settings(folder: Path) -> dict[str, Any] | None:
         saved: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return saved if saved.get("peft_type") == "LORA" else None
+    return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
 
 
 def _ends(model: Any) -> list[str]:

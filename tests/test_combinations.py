@@ -171,7 +171,7 @@ def test_the_results_say_what_the_planner_says(accepted: Sequence[Cell]) -> None
     found = {json.dumps(pair) for cell in accepted for pair in cell.groups(2)}
     refused = {json.dumps(pair) for cell in set(sample()) - set(accepted) for pair in cell.groups(2)} - found
     assert not [pair for pair in found if parts[pair] is not None], "run `python docs/compatibility.py`"
-    assert [pair for pair in refused if parts[pair] is not None], "some pairs are refused"
+    assert refused <= parts.keys()
 
 
 def test_the_page_counts_a_failure_and_claims_no_pair_that_was_not_run() -> None:

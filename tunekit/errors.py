@@ -143,7 +143,7 @@ TOGETHER: dict[str, tuple[str, ...]] = {
     "tunekit-rewards": ("reward_match", "reward_regex", "reward_length"),
     "tunekit-sft": ("pretrain",),
     "tunekit-templates": ("template", "tools"),
-    "tunekit-torchao": ("qat",),
+    "tunekit-torchao": ("qat", "fp8"),
     "tunekit-train": ("adamw",),
     "tunekit-trl": ("grpo", "rloo"),
 }

@@ -75,7 +75,8 @@ class HookSpecs:
         """Find what cannot work for reasons of values or hardware.
 
         Kind: chain; the problems of all plugins are gathered and said at once.
-        When: at plan time, after every plugin is configured and before anything is imported or loaded.
+        When: at plan time, after every plugin is configured and before anything is imported or loaded. Where a run that
+        has been trained is opened, of the plugins that act then, with a plan that has no stages.
         Changes: nothing. No torch, no network.
         Returns: the problems found; nothing where all is well.
         Raises: nothing on purpose; an exception stops the plan and names the plugin.

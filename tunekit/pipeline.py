@@ -103,7 +103,7 @@ def open_run(folder: str | Path, adapter: str | None = None) -> Run:
     Raises RunFolderError where the run has left no adapter of this name.
     """
     record = Record.open(folder)
-    plan = make_plan(record.recipe)
+    plan = make_plan(record.recipe, purpose="open")
     if adapter is not None and adapter not in record.adapters:
         known = ", ".join(record.adapters) or "none"
         raise RunFolderError(f"{folder} holds no adapter named {adapter!r}", f"it holds {known}")

@@ -255,4 +255,4 @@ def _adapter_in(folder: Path) -> Path:
     saved = record.adapters
     if not saved:
         raise RunFolderError(f"{folder} has left no adapter", "name a run that has trained one")
-    return saved[make_plan(record.recipe).final_adapter]
+    return saved[make_plan(record.recipe, purpose="open").final_adapter]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..calls import STAGE_SLOTS, implements
 from ..catalog import Catalog, hooks_of
@@ -13,9 +13,7 @@ from ..defaults import DEFAULTS, distribution_of
 from ..errors import BrokenPluginError, CatalogError, Problem, UnknownPluginError
 from ..plugin import Plugin
 from ..recipe import Recipe, Stage, Use, validate
-from ..values import Mixing, PlannedPlugin, StagePlan
-
-Purpose = Literal["train", "infer"]
+from ..values import Mixing, PlannedPlugin, Purpose, StagePlan
 
 STAGE_HOOK = "tunekit_train_stage"
 STAGE_LEVEL = frozenset(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from ..calls import Calls
+from ..calls import Calls, implements
 from ..catalog import Catalog
 from ..data import count_rows, load_tokenizer, open_examples, preparing
 from ..errors import PlanError, Problem, ProblemsError
@@ -23,14 +24,26 @@ from ..values import (
     PlanStep,
     Precision,
     Prepared,
+    Purpose,
     StagePlan,
     trained_parts,
 )
 from .adapters import adapter_problems
-from .configuring import Configuration, Purpose, configure
+from .configuring import Configuration, configure
 from .exports import EXPORT_HOOK, estimate_exports, export_problems, plan_exports
 from .ordering import SLOTS, incompatibilities, order, steps
 
+OPENING = (
+    "tunekit_precision",
+    "tunekit_load_tokenizer",
+    "tunekit_quantize",
+    "tunekit_before_load",
+    "tunekit_load_model",
+    "tunekit_patch",
+    "tunekit_attach_adapter",
+    "tunekit_infer_backend",
+)
+"""The hooks that are called when a run is opened."""
 SAMPLE_ROWS = 512
 COUNTED_ROWS = 200_000
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "bitsandbytes")
@@ -64,13 +77,29 @@ def make_plan(
         owners={hook: owner.name for hook in SLOTS if (owner := calls.owner(hook)) is not None},
         versions=_versions([*ordered, *(export.plugin for export in exports)]),
         exports=exports,
+        purpose=purpose,
     )
-    found.problems.extend(adapter_problems(plan, calls))
-    for _, problems in calls.each("tunekit_check", plan=plan, machine=machine):
-        found.problems.extend(problems)
-    found.problems.extend(export_problems(plan))
+    found.problems.extend(_problems_of_opening(plan) if purpose == "open" else _problems(plan, calls))
     _stop(found)
     return plan
+
+
+def _problems(plan: Plan, calls: Calls) -> Iterator[Problem]:
+    yield from adapter_problems(plan, calls)
+    for _, problems in calls.each("tunekit_check", plan=plan, machine=plan.machine):
+        yield from problems
+    yield from export_problems(plan)
+
+
+def _problems_of_opening(plan: Plan) -> Iterator[Problem]:
+    """What stands against the model of a run that has been trained: what only training needs is not asked any more.
+
+    So a run opens on another machine, and beside data and adapters that have changed since.
+    """
+    opening = [planned for planned in plan.plugins if any(implements(planned.plugin, hook) for hook in OPENING)]
+    trained = replace(plan, stages=(), exports=())
+    for _, problems in Calls(opening).each("tunekit_check", plan=trained, machine=plan.machine):
+        yield from problems
 
 
 def _export_steps(exports: tuple[ExportPlan, ...]) -> list[PlanStep]:

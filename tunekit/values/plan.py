@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .data import Mixing, Source
 from .machine import Machine, Precision
@@ -152,9 +152,15 @@ class Estimate:
         return {**self.memory, **parts}
 
 
+Purpose = Literal["train", "infer", "open"]
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know, worked out from the recipe, the installed plugins and the machine alone."""
+    """Everything a run needs to know, worked out from the recipe, the installed plugins and the machine alone.
+
+    `purpose` is what it is made for: to train, to answer with a model as it is, or to open a run that has trained.
+    """
 
     recipe: Any
     machine: Machine
@@ -167,6 +173,7 @@ class Plan:
     estimate: Estimate | None = None
     notes: tuple[str, ...] = ()
     exports: tuple[ExportPlan, ...] = ()
+    purpose: Purpose = "train"
 
     @property
     def load_request(self) -> LoadRequest:

@@ -24,6 +24,7 @@ from tunekit.testing.options import shows
 from tunekit.values import Accelerator, Precision
 from tunekit_freeze import Freeze, Full
 from tunekit_lora import Lora
+from tunekit_sft import Sft
 from tunekit_torchao import Fp8
 from tunekit_torchao.float8 import problems
 
@@ -161,14 +162,14 @@ def card(*capability: int) -> Accelerator:
 )
 def test_hardware_is_asked_before_anything_is_loaded(options: Any, capability: Any, compute: Any, told: Any) -> None:
     precision = Precision("cuda", compute, compute, "float32", "a test")
-    plan = plan_for(Fp8(**options), machine=fake_machine(card(*capability)), precision=precision)
+    plan = plan_for(Fp8(**options), Sft(), machine=fake_machine(card(*capability)), precision=precision)
     found = [problem.message for problem in problems(Fp8(**options).config, plan, fake_machine(card(*capability)))]
     assert [told in message for message in found] == ([] if told is None else [True])
 
 
 def test_a_cpu_beside_such_a_card_is_refused_too() -> None:
     machine = fake_machine(card(9, 0))
-    (problem,) = problems(Fp8().config, plan_for(Fp8(), machine=machine, precision=FP32), machine)
+    (problem,) = problems(Fp8().config, plan_for(Fp8(), Sft(), machine=machine, precision=FP32), machine)
     assert "emulate: true" in problem.remedy
 
 

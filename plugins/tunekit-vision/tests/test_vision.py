@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image as Pillow
-from transformers import AutoModelForImageTextToText, Blip2Config, DeepseekVLHybridConfig, InternVLConfig
+from transformers import AutoModelForImageTextToText, Blip2Config, DeepseekVLHybridConfig, FuyuConfig, InternVLConfig
 
 import tunekit as tk
 from tunekit.errors import DataError, InterruptedRunError, PlanError, TunekitError
@@ -17,7 +17,7 @@ from tunekit.testing import save_tiny_model
 from tunekit.testing.options import shows
 from tunekit.values import Image, Message
 from tunekit_vision import Vision
-from tunekit_vision.parts import FROZEN, freeze_, part_of, parts_of
+from tunekit_vision.parts import FROZEN, freeze_, part_of, parts_of, refuse_rounding
 from tunekit_vision.testing import COLOURS, rows, still_processor
 
 Models = Callable[[str], str]
@@ -148,9 +148,18 @@ def test_what_is_neither_the_decoder_nor_a_tower_is_a_projector(config: Any, unk
     decoder = {id(each) for each in model.get_decoder().parameters()}
     inside = {name for name, each in model.named_parameters() if id(each) in decoder}
     assert {parts[name] for name in inside} == {"language"}
+    refuse_rounding(model)
     freeze_(model, ["language"])
     assert {parts[name] for name, each in model.named_parameters() if each.requires_grad} == {"tower", "projector"}
     assert not any(getattr(module, FROZEN, False) for name, module in model.named_modules() if "qformer" in name)
+
+
+def test_a_projector_of_an_unknown_name_is_not_rounded_with_the_language_model() -> None:
+    config = FuyuConfig(num_hidden_layers=1)
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    with pytest.raises(PlanError, match=r"vision_embed_tokens of FuyuForCausalLM is not of its language model"):
+        refuse_rounding(model)
 
 
 def test_a_whole_model_is_saved_with_what_reads_its_images(models: Models, pictures: Path, tmp_path: Path) -> None:
@@ -255,6 +264,8 @@ def test_a_resumed_stage_reaches_the_weights_of_a_whole_one(models: Models, pict
         ({"freeze": {"layers": 1}}, "vision .* does not work with freeze"),
         ({"vision": {"freeze": ["tower", "projector", "language"]}}, "freezes all parts"),
         ({"ddp": {"processes": 2}}, "images are read by one process"),
+        ({"fp8": {"emulate": True}}, "use.fp8: fp8 cannot leave what sees"),
+        ({"qat": {}}, "use.qat: qat cannot leave what sees"),
         ({"gptq": {}, "lora": {}}, "use.gptq: gptq cannot leave what sees .* take bnb, hqq or torchao"),
     ],
 )

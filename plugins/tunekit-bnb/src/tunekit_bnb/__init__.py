@@ -69,7 +69,8 @@ class Bnb(Plugin[BnbConfig]):
 
         stored, device = own(stored_quantization(plan.load_request)), plan.precision.device
         yield from stored_problems(self.config, stored, device)
-        yield from threshold_problems(self.config, stored, device)
+        if plan.stages:  # what was trained elsewhere is opened
+            yield from threshold_problems(self.config, stored, device)
         if device not in DEVICES:
             remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"
             yield Problem("use.bnb", f"bitsandbytes has no kernels for {device}", remedy)

@@ -39,10 +39,10 @@ def choose_rows(data: Prepared, count: int, length: int, known: int) -> Chosen:
         if number % step:
             continue
         every = [int(token) for token in item.sequences[0].ids]
-        ids = [token for token in every if token < known]
-        if len(ids[:length]) >= SHORTEST:
-            chosen.append(ids[:length])
-            left_out += len(every) - len(ids)
+        at = [place for place, token in enumerate(every) if token < known][:length]
+        if len(at) >= SHORTEST:
+            chosen.append([every[place] for place in at])
+            left_out += at[-1] + 1 - len(at)
     if not chosen:
         what = f"the data of the first stage has no row of {SHORTEST} tokens or more to quantise by"
         raise TunekitError(what, "add longer rows, or name a model that is quantised already")

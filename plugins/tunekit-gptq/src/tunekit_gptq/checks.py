@@ -41,7 +41,7 @@ def _missing(method: str, key: str) -> Iterator[Problem]:
 
 
 def _no_calibration(plugin: Packed[Any], plan: Plan, key: str) -> Iterator[Problem]:
-    if not plan.stages:
+    if not plan.stages and plan.purpose != "open":  # a run has kept what it has quantised
         what = f"quantises {plan.recipe.model} by data of the first stage, and there is no stage"
         yield Problem(key, what, "add a stage, or name a model that is quantised already")
 

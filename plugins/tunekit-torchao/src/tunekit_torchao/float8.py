@@ -9,7 +9,7 @@ from typing import Any
 
 from tunekit.errors import PlanError, Problem
 from tunekit.values import Machine, Plan, Report
-from tunekit_transformers.quantizing import layers_to_quantize
+from tunekit_transformers.quantizing import layers_to_quantize, refuse_transposed
 
 from .checks import FLOAT8
 from .fp8 import Fp8Config
@@ -21,11 +21,11 @@ MULTIPLE = 16
 
 
 def problems(config: Fp8Config, plan: Plan, machine: Machine) -> Iterator[Problem]:
-    """Refuse a device without products in float8, and rows that are not added up in bf16."""
-    if config.emulate:
+    """Refuse to train on a device without products in float8, and rows that are not added up in bf16."""
+    if config.emulate or not plan.stages:
         return
     emulated = "or `emulate: true`, which rounds alike and multiplies in a wider dtype"
-    least = FLOAT8 if config.recipe == "tensorwise" else HOPPER
+    least = _least(config)
     known = [one.capability for one in machine.accelerators if one.capability is not None]
     if plan.precision.device != "cuda" or not any(capability >= least for capability in known):
         needed = ".".join(map(str, least))
@@ -41,12 +41,10 @@ def layers_to_convert(config: Fp8Config, model: Any) -> tuple[list[str], list[st
 
     PlanError for a name to skip that no layer has, and where nothing is left.
     """
-    import torch
-
     layers = layers_to_quantize(model, config.skip, "use.fp8.skip")
-    plain = {name: layer for name, layer in layers.items() if isinstance(layer, torch.nn.Linear)}
-    odd = [name for name, layer in plain.items() if any(side % MULTIPLE for side in layer.weight.shape)]
-    fit = [name for name in plain if name not in odd]
+    refuse_transposed(layers, "use.fp8", "leave it out: torchao converts no such layer")
+    odd = [name for name, layer in layers.items() if any(side % MULTIPLE for side in layer.weight.shape)]
+    fit = [name for name in layers if name not in odd]
     if not fit:
         what = f"no linear layer of {type(model).__name__} has sides that are multiples of 16, as float8 needs"
         raise PlanError([Problem("use.fp8", what, "leave it out")])
@@ -54,7 +52,12 @@ def layers_to_convert(config: Fp8Config, model: Any) -> tuple[list[str], list[st
 
 
 def convert_(config: Fp8Config, model: Any) -> Report:
-    """Swap the layers, in place; their weights stay the same parameters."""
+    """Swap the layers, in place; their weights stay the same parameters.
+
+    A run that is opened where nothing multiplies in float8 answers by ordinary products.
+    """
+    if not (config.emulate or _multiplies(config, next(model.parameters()).device)):
+        return Report("ordinary products: nothing here multiplies in float8", {"layers": 0})
     from torchao.float8 import (  # type: ignore[import-untyped,unused-ignore]
         Float8LinearConfig,
         convert_to_float8_training,
@@ -70,6 +73,16 @@ def convert_(config: Fp8Config, model: Any) -> Report:
     how = "rounded to float8 and multiplied in a wider dtype" if config.emulate else "multiplied in float8"
     details = {"layers": len(layers), "recipe": config.recipe, "emulate": config.emulate}
     return Report(f"{len(layers)} linear layers: {how}", details, partial(undo_, model, layers))
+
+
+def _multiplies(config: Fp8Config, device: Any) -> bool:
+    import torch
+
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _least(config)
+
+
+def _least(config: Fp8Config) -> tuple[int, int]:
+    return FLOAT8 if config.recipe == "tensorwise" else HOPPER
 
 
 def _as_autocast_says(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

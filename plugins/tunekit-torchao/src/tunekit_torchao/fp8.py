@@ -57,13 +57,16 @@ class Fp8(Plugin[Fp8Config]):
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Say which layers stay; refuse names to skip that no layer has, and models without a layer to convert."""
+        from tunekit_transformers.quantizing import note_of_experts
+
         from .float8 import layers_to_convert
 
         layers, odd = layers_to_convert(self.config, estimate.skeleton)
-        if not odd:
-            return estimate
-        note = f"fp8: {len(odd)} of {len(layers) + len(odd)} linear layers stay, since a side is no multiple of 16"
-        return replace(estimate, notes=(*estimate.notes, note))
+        notes = list(note_of_experts(estimate.skeleton, "they do not multiply in float8"))
+        if odd:
+            count = len(layers) + len(odd)
+            notes.append(f"fp8: {len(odd)} of {count} linear layers stay, since a side is no multiple of 16")
+        return replace(estimate, notes=(*estimate.notes, *notes))
 
     @hookimpl
     def tunekit_patch(self, bundle: ModelBundle) -> Report:

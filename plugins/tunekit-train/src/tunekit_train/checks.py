@@ -34,6 +34,7 @@ def problems(plugin: Any, plan: Plan, machine: Machine | None = None) -> Iterato
                 yield from offload_problem(plugin.config.compute, machine, f"{stage.key}.compute")
                 yield from several_cards(plan, machine, stage.key)
             yield from _plateau(plugin.config, plan, stage)
+            yield from _written_out(plugin.config.batch, plan, stage)
             yield from option_problems(plugin.config, stage.key)
 
 
@@ -58,6 +59,16 @@ def _plateau(config: TrainConfig, plan: Plan, stage: StagePlan) -> Iterator[Prob
             what = f"is reduce_lr_on_plateau, which goes by evaluations, and {planned.name} changes what goes by steps"
             remedy = f"choose another shape, or leave {planned.name} out"
             yield Problem(f"{stage.key}.schedule.shape", what, remedy)
+
+
+def _written_out(batch: BatchConfig, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
+    """Sequences laid end to end have an attention of their own, whatever the loader was asked for."""
+    loader = plan.plugin("transformers")
+    eager = loader is not None and getattr(loader.plugin.config, "attention", "auto") == "eager"
+    if loader is not None and eager and batch.padding != "always" and not plan.provides("attention.chosen"):
+        what = f"is eager, and {stage.name} lays sequences end to end, which another attention computes"
+        remedy = f"name `attention: {{kind: eager}}` in use instead, or set {stage.key}.batch.padding to always"
+        yield Problem(f"{loader.key}.attention", what, remedy)
 
 
 def option_problems(config: TrainConfig, key: str) -> Iterator[Problem]:

@@ -88,7 +88,6 @@ class Transformers(Plugin[TransformersConfig]):
         yield from classifier_problems(plan.load_request)
         yield from stored_problems(stored, plan)
         yield from self._spread(plan)
-        yield from self._written_out(plan)
 
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
@@ -133,17 +132,6 @@ class Transformers(Plugin[TransformersConfig]):
         if self.config.device_map != "one" and plan.precision.device == "cpu":
             what = f"is {self.config.device_map}, and the model is to be on the CPU, which is one device"
             yield Problem("use.transformers.device_map", what, "leave it out")
-
-    def _written_out(self, plan: Plan) -> Iterable[Problem]:
-        """Sequences laid end to end have an attention of their own, whatever the loader was asked for."""
-        if self.config.attention != "eager" or plan.provides("model.vision"):
-            return
-        for stage in plan.stages:
-            batch = getattr(stage.plugin.plugin.config, "batch", None)
-            if batch is not None and batch.padding != "always":
-                what = f"is eager, and {stage.name} lays sequences end to end, which another attention computes"
-                remedy = f"use `attention: {{kind: eager}}`, or set {stage.key}.batch.padding to always"
-                yield Problem("use.transformers.attention", what, remedy)
 
     def _options(self) -> LoadOptions:
         from .options import LoadOptions

@@ -93,20 +93,9 @@ def refuse_transposed(layers: Mapping[str, Any], key: str, remedy: str = OTHERWI
 
 
 def fused_experts(model: Any) -> dict[str, Any]:
-    """The weights by name that hold one matrix for each of many experts, which are no linear layers.
-
-    They have three axes, as the weight of a convolution does.
-    """
-    import torch
-
-    convolutions = torch.nn.Conv1d | torch.nn.ConvTranspose1d
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() == 3
-        and min(parameter.shape) > 1
-        and not isinstance(model.get_submodule(name.rpartition(".")[0]), convolutions)
-    }
+    """The weights by name that hold one matrix for each of many experts, which are no linear layers."""
+    named = model.named_parameters()
+    return {name: each for name, each in named if each.dim() == 3 and "experts" in name.split(".")}
 
 
 def refuse_fused_experts(model: Any, key: str, remedy: str, covers: Callable[[str], bool]) -> None:
@@ -117,14 +106,14 @@ def refuse_fused_experts(model: Any, key: str, remedy: str, covers: Callable[[st
         raise PlanError([Problem(key, what, remedy)])
 
 
-def note_of_experts(model: Any) -> tuple[str, ...]:
-    """What an estimate tells where experts are fused: how much of the model keeps its dense weights."""
+def note_of_experts(model: Any, stay: str = "they are not quantised, and stay dense") -> tuple[str, ...]:
+    """What an estimate tells where experts are fused: how much of the model stays as it is."""
     dense = sum(parameter.numel() for parameter in fused_experts(model).values())
     total = sum(parameter.numel() for parameter in model.parameters())
     if not dense:
         return ()
     share = f"{dense:,} of {total:,} parameters ({dense / total:.0%})"
-    return (f"{share} are fused experts, which are no linear layers: they are not quantised, and stay dense",)
+    return (f"{share} are fused experts, which are no linear layers: {stay}",)
 
 
 def stored_estimate(

@@ -89,9 +89,12 @@ class Vision(Transformers):
     @hookimpl
     def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
         """Count parameters on the meta device, those of the parts that train apart."""
-        from .parts import estimate_parts
+        from .parts import estimate_parts, refuse_rounding
 
-        return estimate_parts(self.config.freeze, request, super().tunekit_estimate(request, estimate))
+        found = super().tunekit_estimate(request, estimate)
+        if request.plan.provides("quantization"):
+            refuse_rounding(found.skeleton)
+        return estimate_parts(self.config.freeze, request, found)
 
     @hookimpl
     def tunekit_infer_backend(self, bundle: ModelBundle, context: Context) -> Backend:

@@ -30,6 +30,10 @@ def problems(config: VisionConfig, plan: Plan) -> Iterator[Problem]:
         if "quantization.selective" not in quantizer.plugin.provides:
             what = f"{quantizer.name} cannot leave what sees and the projector as they are"
             yield Problem(quantizer.key, what, "take bnb, hqq or torchao, which round the language model alone")
+    for planned in plan.plugins:
+        if planned.plugin.provides & {"weights.rounded", "products.float8"}:
+            what = f"{planned.name} cannot leave what sees and the projector as they are"
+            yield Problem(planned.key, what, f"leave {planned.name} out")
     for stage in plan.stages:
         if "stage.sft" not in stage.plugin.plugin.provides:
             what = f"{stage.name} trains on text alone, and vision loads a model for images"

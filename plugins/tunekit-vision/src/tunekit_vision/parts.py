@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunekit.errors import TunekitError
+from tunekit.errors import PlanError, Problem, TunekitError
 from tunekit.values import BYTES, Estimate, EstimateRequest, Report
+from tunekit_transformers.quantizing import layers_to_quantize
 
 from . import Part
 
@@ -48,6 +49,17 @@ def parts_of(model: Any) -> dict[str, Part]:
     writes = {id(each) for end in ends if end is not None for each in end.parameters()}
     named = {name: (part_of(name), id(each)) for name, each in model.named_parameters()}
     return {n: "projector" if part == "language" and at not in writes else part for n, (part, at) in named.items()}
+
+
+def refuse_rounding(skeleton: Any) -> None:
+    """Raise PlanError where a quantiser would round a layer that is not the language model's, for want of its name."""
+    parts = parts_of(skeleton)
+    layers = layers_to_quantize(skeleton, (), "use.vision", patterns())
+    name = next((name for name in layers if parts[f"{name}.weight"] != "language"), None)
+    if name is not None:
+        kind = type(skeleton).__name__
+        what = f"{name} of {kind} is not of its language model, and would be rounded with it"
+        raise PlanError([Problem("use.vision", what, "train this model without a quantiser")])
 
 
 def freeze_(model: Any, frozen: Sequence[Part]) -> Report:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tunekit_transformers.quantizing import layers_to_quantize, refuse_transposed, refuse_uneven
 
-from . import QatConfig
 from .kinds import base_config
+from .qat import QatConfig
 
 
 def prepare_(config: QatConfig, model: Any) -> list[str]:

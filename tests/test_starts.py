@@ -92,7 +92,7 @@ def test_a_stacked_adapter_is_not_put_on_the_bare_base(model: str, below: tk.Run
 def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, below: tk.Run, top: tk.Run) -> None:
     """It is opened, exported and resumed with the copy that it keeps, wherever it lies by now."""
     said, moved, gone = top.perplexity(TEXTS), top.folder.with_name("moved"), below.folder.with_name("gone")
-    again = pipeline(model, stacked(below))
+    again, whole = (pipeline(model, stacked(below), stages=stages) for stages in (1, 2))
     shutil.copytree(top.folder, moved)
     below.folder.rename(gone)
     try:
@@ -105,7 +105,7 @@ def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, 
         state = json.loads((moved / "run.json").read_text())
         (moved / "run.json").write_text(json.dumps({**state, "stages": state["stages"][:1], "status": "interrupted"}))
         shutil.rmtree(moved / "stage-2-sft")
-        resumed = tk.resume_run(moved)
+        resumed = whole.resume(moved)
         assert losses(resumed) == losses(top)
         assert (Path(str(resumed.adapter)) / "below" / "adapter_model.safetensors").is_file()
         with pytest.raises(PlanError, match="holds no LoRA adapter in PEFT's format"):
@@ -114,12 +114,31 @@ def test_a_stacked_run_goes_on_without_the_folder_it_was_stacked_on(model: str, 
         gone.rename(below.folder)
 
 
-def test_a_finished_run_opens_without_the_folder_it_began_with(model: str, below: tk.Run, tmp_path: Path) -> None:
-    shutil.copytree(str(below.adapter), tmp_path / "start")
-    run = pipeline(model, LORA, tmp_path / "start").run(tmp_path / "run")
-    shutil.rmtree(tmp_path / "start")
-    opened = tk.open_run(tmp_path / "run")
-    assert opened.perplexity(TEXTS) == run.perplexity(TEXTS) != below.perplexity(TEXTS)
+def test_a_finished_run_opens_whatever_became_of_the_folder_it_began_with(
+    model: str, below: tk.Run, wide: tk.Run, tmp_path: Path
+) -> None:
+    """Which its card names still."""
+    start = tmp_path / "start"
+    shutil.copytree(str(below.adapter), start)
+    run = pipeline(model, LORA, start).run(tmp_path / "run")
+    shutil.rmtree(start)
+    said = tk.open_run(run.folder).perplexity(TEXTS)
+    assert said == run.perplexity(TEXTS) != below.perplexity(TEXTS)
+    shutil.copytree(str(wide.adapter), start)
+    assert tk.open_run(run.folder).perplexity(TEXTS) == said
+    assert run.record.given_recipe.stages[0].adapter.start == str(start)
+
+
+def test_a_stage_that_has_not_finished_resumes_from_the_folder_it_began_with(
+    model: str, below: tk.Run, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(str(below.adapter), start)
+    run = pipeline(model, LORA, start).run(tmp_path / "run")
+    state, ran = json.loads((run.folder / "run.json").read_text()), losses(run)
+    (run.folder / "run.json").write_text(json.dumps({**state, "stages": [], "status": "interrupted"}))
+    shutil.rmtree(run.folder / "stage-1-sft")
+    assert losses(pipeline(model, LORA, start).resume(run.folder)) == ran
 
 
 # On a base that other plugins have changed.

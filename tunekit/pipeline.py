@@ -87,7 +87,8 @@ class Pipeline:
 
     def resume(self, folder: str | Path, watchers: Sequence[Watcher] = ()) -> Run:
         """Go on with a run of this pipeline that was interrupted, to the numbers it would have reached."""
-        return engine.resume(self.plan(), folder, watchers)
+        recipe = Record.open(folder).continuing(self.recipe)
+        return engine.resume(add_estimate(make_plan(recipe, self.catalog)), folder, watchers)
 
     def certify(self, folder: str | Path, steps: int = 2) -> Certificate:
         """Show that this recipe, killed after `steps` in each stage and resumed, reaches the bits of one run.

@@ -32,7 +32,7 @@ def write_card(plan: Plan, export: ExportPlan, record: Record, exported: Exporte
         "## Results",
         _table(("stage", "metric", "value"), list(_results(plan, record))),
         "## Recipe",
-        f"```yaml\n{yaml.safe_dump(shown_recipe(record.recipe), sort_keys=False, allow_unicode=True)}```",
+        f"```yaml\n{yaml.safe_dump(shown_recipe(record.given_recipe), sort_keys=False, allow_unicode=True)}```",
         "## Made with",
         ", ".join(f"{name} {plan.versions[name]}" for name in LIBRARIES if name in plan.versions),
     ]

@@ -65,14 +65,26 @@ class Record:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of this run, read back; its output is where the run lies now."""
+        """The recipe of this run, read back, as the run goes on with it."""
+        return self.continuing(self.given_recipe)
+
+    @property
+    def given_recipe(self) -> Recipe:
+        """The recipe of this run, read back, as it was begun with."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             raise RunFolderError(f"{path} is missing", "start the run again in another folder")
         try:
-            recipe = from_mapping(parse_yaml(path.read_text(encoding="utf-8")))
+            return from_mapping(parse_yaml(path.read_text(encoding="utf-8")))
         except RecipeError as error:
             raise RecipeError([Problem(str(path), str(error))]) from error
+
+    def continuing(self, recipe: Recipe) -> Recipe:
+        """A recipe as this run goes on with it.
+
+        Its output is where the run lies now. An adapter that a stage has finished is the run's own from then on: the
+        folder that it began with may be gone by now, or hold another.
+        """
         stages = tuple(self._begun(stage) for stage in recipe.stages)
         return replace(recipe, stages=stages, output=str(self.folder))
 
@@ -207,9 +219,8 @@ class Record:
         return replace(stage, name=self._kept(stage.name), data=data, use=use, adapter=adapter)
 
     def _begun(self, stage: Stage) -> Stage:
-        """The stage; where the folder that it began with is gone, with what the run has made of the adapter instead."""
-        start = stage.adapter.start
-        if start is None or Path(start).is_dir() or (made := self.adapters.get(stage.adapter.name)) is None:
+        """The stage; where it began with a saved adapter, with what the run has made of that, if a stage is done."""
+        if stage.adapter.start is None or (made := self.adapters.get(stage.adapter.name)) is None:
             return stage
         return replace(stage, adapter=stage.adapter.model_copy(update={"start": str(made)}))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import tunekit as tk
 from tunekit.catalog import Catalog, hooks_of
@@ -190,7 +191,6 @@ def test_an_adapter_is_put_on_the_base_it_was_trained_on_and_on_no_other(
     assert f"stages.0.sft.adapter.start: {run.adapter} was trained on a base that {what}" in plain
     assert f"and it is not in use; add use.{name} as it was" in plain
     assert f", and use.{name} says " in refused(model, {**LORA, **other}, run)
-    assert f"{below.adapter} was trained on the base without {name}" in refused(model, {**LORA, **changed}, below)
     assert f"use.stack.adapter: {run.adapter} was trained on a base that" in refused(model, stacked(run), None)
     again = pipeline(model, {**LORA, **changed}, run).run(tmp_path / "again")
     assert losses(again)[0] < losses(run)[0]
@@ -200,6 +200,36 @@ def test_an_adapter_is_put_on_the_base_it_was_trained_on_and_on_no_other(
     session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA, **changed})
     session.add("own", str(run.folder))
     assert session.perplexity(TEXTS) == run.perplexity(TEXTS)
+
+
+def test_a_plain_adapter_is_put_below_new_tokens_and_longer_positions(
+    model: str, below: tk.Run, tmp_path: Path
+) -> None:
+    """What is said of the tokens that it knows stays what it was; the fresh one trains the rows of the others."""
+    ids, known = torch.arange(20)[None], 400
+    grown = tk.open_model(model, {"precision": {"compute": "fp32"}, **stacked(below), **TOKENS}).bundle.model
+    said, expected = (each(ids).logits[..., :known] for each in (grown, below.bundle.model))
+    torch.testing.assert_close(said, expected, atol=1e-5, rtol=0)
+    for changed in (TOKENS, YARN):
+        run = pipeline(model, {**stacked(below), **changed}).run(tmp_path / next(iter(changed)))
+        assert tk.open_run(run.folder).perplexity(TEXTS) == run.perplexity(TEXTS)
+
+
+def test_a_plain_adapter_goes_on_with_longer_positions_and_not_with_new_tokens(
+    model: str, below: tk.Run, tmp_path: Path
+) -> None:
+    """Of these it holds no rows. A session, which trains nothing, takes it with neither."""
+    run = pipeline(model, {**LORA, **YARN}, below).run(tmp_path / "run")
+    fresh = pipeline(model, {**LORA, **YARN}).run(tmp_path / "fresh")
+    assert losses(run)[0] < losses(fresh)[0]
+    assert tk.open_run(run.folder).perplexity(TEXTS) == run.perplexity(TEXTS)
+    assert "on a base that rope had changed" in refused(model, LORA, run)
+    shorter = {**LORA, "rope": {"scaling": "none"}}
+    for use in ({**LORA, **TOKENS}, {**LORA, "vocabulary": {"tokens": ["It is"], "train": False}}, shorter):
+        assert f"{below.adapter} was trained on the base without {list(use)[-1]}; leave" in refused(model, use, below)
+    session = tk.Session(model, {"precision": {"compute": "fp32"}, **LORA, **YARN})
+    with pytest.raises(TunekitError, match="was trained on the base without rope"):
+        session.add("below", str(below.folder))
 
 
 # As a judge of answers on the policy's base.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .calls import Calls
 from .errors import TunekitError
-from .plan import other_base
+from .plan import EXTENDED, other_base
 from .values import Adapters, Context, ModelBundle, Prepared, Report, StagePlan
 
 Preparing = Callable[[], Prepared]
@@ -126,8 +126,10 @@ class NamedAdapters:
         bundle = replace(self._base, model=self.bundle.model, adapter_name=name, saved_adapter=folder)
         if owner is None:
             return bundle
-        if folder is not None and (other := other_base(folder, view.plugins, "")) is not None:
-            raise TunekitError(other.message, other.remedy)
+        if folder is not None:
+            added = {EXTENDED} if stage is not None and stage.start == folder else set[str]()
+            if (other := other_base(folder, view.plugins, "", added)) is not None:
+                raise TunekitError(other.message, other.remedy)
         context = replace(self.context, calls=view, data=data or self.context.data)
         attached: ModelBundle = view.one(owner, "tunekit_attach_adapter", bundle=bundle, context=context)
         return replace(attached, adapter=owner.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ..calls import Calls
 from ..errors import Problem
 from ..values import DEFAULT_ADAPTER, Plan, PlannedPlugin, StagePlan
-from .bases import other_base
+from .bases import EXTENDED, other_base
 
 ADAPTER = "adapter"
 """The capability of a plugin that puts parameters of its own on the base, and trains those."""
@@ -64,7 +64,7 @@ def _not_started(plan: Plan, stage: StagePlan, owner: PlannedPlugin | None) -> I
         yield Problem(key, f"{start} is a whole run", "name the adapter folder inside it, such as stage-1-sft/adapter")
     elif not start.is_dir():
         yield Problem(key, f"there is no folder {start}", "check the path")
-    elif (other := other_base(start, plan.plugins, key)) is not None:
+    elif (other := other_base(start, plan.plugins, key, {EXTENDED})) is not None:
         yield other
 
 

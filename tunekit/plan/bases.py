@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from ..values import PlannedPlugin
 
 BASE = "tunekit_base.json"
 """Beside an adapter: what the plugins of its run had made of the base, by their names."""
+EXTENDED = "base.extended"
+"""The capability of a plugin that makes a base on which an adapter of the one without it can be trained on."""
 
 
 def base_of(plugins: Iterable[PlannedPlugin]) -> dict[str, Any]:
@@ -26,10 +28,13 @@ def note_base(folder: Path, plugins: Iterable[PlannedPlugin]) -> None:
     (folder / BASE).write_text(json.dumps(base_of(plugins), indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def other_base(folder: Path, plugins: Iterable[PlannedPlugin], where: str) -> Problem | None:
+def other_base(
+    folder: Path, plugins: Sequence[PlannedPlugin], where: str, added: Collection[str] = ()
+) -> Problem | None:
     """Why the adapter in this folder does not belong on the base of these plugins; None where it does.
 
-    Of an adapter without a note nothing is known.
+    Plugins that provide one of the capabilities `added` may have come since. Of an adapter without a note nothing is
+    known.
     """
     try:
         noted = json.loads((folder / BASE).read_text(encoding="utf-8"))
@@ -37,7 +42,8 @@ def other_base(folder: Path, plugins: Iterable[PlannedPlugin], where: str) -> Pr
         return None
     except (OSError, ValueError) as error:
         return Problem(where, f"{folder / BASE} cannot be read: {error}", "name the folder of a whole adapter")
-    now = base_of(plugins)
+    later = {planned.name for planned in plugins if planned.plugin.provides & set(added)} - noted.keys()
+    now = {name: base for name, base in base_of(plugins).items() if name not in later}
     name = next((name for name in (*noted, *now) if noted.get(name) != now.get(name)), None)
     if name is None:
         return None

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from tunekit.errors import Problem, RunFolderError, TunekitError
-from tunekit.plan import other_base
+from tunekit.plan import EXTENDED, other_base
 from tunekit.record import Record
 from tunekit.values import LoadRequest, Plan, Report
 
 from . import Stack
 from .saved import BELOW, STACKED, chain_of, fingerprint, is_saved, misplaced
 
+ADDED = frozenset({EXTENDED, "vocabulary"})
+"""What may have come since the adapter below was trained: it is added into weights that have grown before."""
 HELD = "tunekit_stacked"
 """The attribute of a model with the adapter that was added into its weights: its fingerprint, and the folder."""
 COPY = "tunekit_below"
@@ -35,7 +37,7 @@ def stack_problems(folder: Path, plan: Plan) -> Iterator[Problem]:
     if not is_saved(place):
         remedy = "name the folder of a LoRA adapter that a run has saved"
         yield Problem("use.stack.adapter", f"{folder} holds no LoRA adapter in PEFT's format", remedy)
-    elif (other := other_base(place, plan.plugins, "use.stack.adapter")) is not None:
+    elif (other := other_base(place, plan.plugins, "use.stack.adapter", ADDED)) is not None:
         yield other
 
 

@@ -47,7 +47,10 @@ class RopeConfig(PluginConfig):
 class Rope(Plugin[RopeConfig]):
     """Rotary positions for longer texts than the model was trained on (YaRN, arXiv 2309.00071, and its relatives)."""
 
-    provides = frozenset({"positions.scaled"})
+    @property
+    def provides(self) -> frozenset[str]:
+        """Other positions, on which an adapter of the plain ones can be trained on where they reach further."""
+        return frozenset({"positions.scaled"} | ({"base.extended"} if self.config.scaling != "none" else set()))
 
     @property
     def base(self) -> dict[str, Any]:

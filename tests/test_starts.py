@@ -350,6 +350,18 @@ def changing() -> list[str]:
     return sorted(name for name in catalog.names if "tunekit_lora_config" in hooks_of(catalog.load(name)))
 
 
+def test_how_one_adapter_begins_is_said_in_the_stage_that_trains_it(model: str, below: tk.Run) -> None:
+    use = {"precision": {"compute": "fp32"}, **LORA}
+    stages: list[dict[str, Any]] = [
+        {"sft": {**SFT, "adapter": {"name": "saved", "start": str(below.adapter)}}},
+        {"sft": {**SFT, "adapter": "fresh"}},
+    ]
+    with pytest.raises(PlanError, match=r"leave gaussian or start out, or name gaussian in stages\.1\.sft\.use alone"):
+        tk.Pipeline(model, TALKS, {**use, "gaussian": {}}, stages).plan(estimate=False)
+    stages[1]["sft"]["use"] = {"gaussian": {}}
+    tk.Pipeline(model, TALKS, use, stages).plan(estimate=False)
+
+
 def test_a_fresh_dora_does_not_look_at_the_folder_it_is_started_in(
     model: str, below: tk.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,10 +12,13 @@ from tunekit_transformers import stored_quantization
 
 def no_start(plugin: Any, name: str, plan: Plan) -> Iterator[Problem]:
     """Stages of this plugin that begin with a saved adapter."""
-    for stage in plan.stages_with(plugin):
+    stages = plan.stages_with(plugin)
+    begun = {stage.adapter for stage in stages if stage.start is not None}
+    fresh = next((f", or name {name} in {each.key}.use alone" for each in stages if each.adapter not in begun), "")
+    for stage in stages:
         if stage.start is not None:
             message = f"{name} says where a fresh adapter starts, and this is a saved one"
-            yield Problem(f"{stage.key}.adapter.start", message, f"leave {name} or start out")
+            yield Problem(f"{stage.key}.adapter.start", message, f"leave {name} or start out{fresh}")
 
 
 def nothing_lost(plan: Plan) -> Iterator[Problem]:

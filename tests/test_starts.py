@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tunekit as tk
 from tunekit.catalog import Catalog, hooks_of
@@ -213,6 +214,18 @@ def test_a_plain_adapter_is_put_below_new_tokens_and_longer_positions(
     for changed in (TOKENS, YARN):
         run = pipeline(model, {**stacked(below), **changed}).run(tmp_path / next(iter(changed)))
         assert tk.open_run(run.folder).perplexity(TEXTS) == run.perplexity(TEXTS)
+
+
+def test_an_adapter_of_a_whole_head_is_not_put_below_new_tokens(model: str, below: tk.Run, tmp_path: Path) -> None:
+    """It would take the place of what their rows begin as."""
+    start = tmp_path / "whole"
+    shutil.copytree(str(below.adapter), start)
+    weights, head = load_file(start / "adapter_model.safetensors"), below.bundle.model.get_output_embeddings().weight
+    save_file({**weights, "base_model.model.lm_head.weight": head.detach()}, start / "adapter_model.safetensors")
+    on_top = {**LORA, "stack": {"adapter": str(start)}}
+    wrong = f"use.stack.adapter: {start} changes all rows of lm_head, and vocabulary adds some; export it as `merged"
+    assert wrong in refused(model, {**on_top, **TOKENS}, None)
+    pipeline(model, {**on_top, **YARN}).plan()
 
 
 def test_a_plain_adapter_goes_on_with_longer_positions_and_not_with_new_tokens(

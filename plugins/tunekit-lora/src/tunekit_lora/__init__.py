@@ -140,6 +140,14 @@ class Stack(Plugin[StackConfig]):
         return stack_problems(self.config.adapter, plan)
 
     @hookimpl
+    def tunekit_estimate(self, request: EstimateRequest, estimate: Estimate) -> Estimate:
+        """Refuse an adapter of all rows of an embedding or head that is to get more."""
+        from .stacking import refuse_all_rows
+
+        refuse_all_rows(self.config.adapter, request.plan, estimate.skeleton)
+        return estimate
+
+    @hookimpl
     def tunekit_before_load(self, request: LoadRequest, context: Context) -> LoadRequest:
         """Where the adapter is gone, take the copy that the run has kept of it."""
         from .stacking import take_copy

@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunekit.errors import Problem, RunFolderError, TunekitError
+from tunekit.errors import PlanError, Problem, RunFolderError, TunekitError
 from tunekit.plan import EXTENDED, other_base
 from tunekit.record import Record
 from tunekit.values import LoadRequest, Plan, Report
 
 from . import Stack
-from .saved import BELOW, STACKED, chain_of, fingerprint, is_saved, misplaced
+from .saved import BELOW, STACKED, WEIGHTS, chain_of, fingerprint, is_saved, misplaced
 
-ADDED = frozenset({EXTENDED, "vocabulary"})
+VOCABULARY = "vocabulary"
+ADDED = frozenset({EXTENDED, VOCABULARY})
 """What may have come since the adapter below was trained: it is added into weights that have grown before."""
 HELD = "tunekit_stacked"
 """The attribute of a model with the adapter that was added into its weights: its fingerprint, and the folder."""
@@ -39,6 +40,39 @@ def stack_problems(folder: Path, plan: Plan) -> Iterator[Problem]:
         yield Problem("use.stack.adapter", f"{folder} holds no LoRA adapter in PEFT's format", remedy)
     elif (other := other_base(place, plan.plugins, "use.stack.adapter", ADDED)) is not None:
         yield other
+
+
+def refuse_all_rows(folder: Path, plan: Plan, model: Any) -> None:
+    """Raise PlanError where the adapter below changes all rows of an embedding or head that gets new ones.
+
+    It would change those too, or does not fit. Which rows of single tokens it has learnt does not matter.
+    """
+    from safetensors import safe_open
+
+    from .named import bare
+
+    place = place_of(folder, plan.recipe.output)
+    if not any(VOCABULARY in one.plugin.provides and one.plugin.base for one in plan.plugins) or model is None:
+        return
+    whole = bare(model)
+    ends = {id(end) for end in (whole.get_input_embeddings(), whole.get_output_embeddings())}
+    names = [f"base_model.model.{name}" for name, module in whole.named_modules() if id(module) in ends]
+    for each in chain_of(place):
+        if other_base(each, plan.plugins, "", ADDED - {VOCABULARY}) is None:
+            continue  # it knows the new tokens, or nothing is known of it
+        with safe_open(each / WEIGHTS, framework="pt") as file:
+            keys = list(file.keys())
+        changed = next((name for name in names for key in keys if _changes_all(key, name)), None)
+        if changed is not None:
+            what = f"{each} changes all rows of {changed.removeprefix('base_model.model.')}, and vocabulary adds some"
+            remedy = "export it as `merged: {}`, and name that folder as the model"
+            raise PlanError([Problem("use.stack.adapter", what, remedy)])
+
+
+def _changes_all(key: str, module: str) -> bool:
+    """Whether a saved tensor is of a low-rank update of a module, or the module whole."""
+    part = key.removeprefix(f"{module}.")
+    return part != key and part.startswith(("lora_", "weight"))
 
 
 def place_of(folder: Path, run: str | Path | None) -> Path:

@@ -264,3 +264,12 @@ def test_a_run_opens_again_with_the_positions_it_was_trained_with(folder: str, t
 
 def frequencies_of(run: Any) -> Any:
     return frequencies(run.bundle.model.get_base_model())
+
+
+def test_an_option_that_comes_later_makes_no_other_base_of_what_was_trained_before() -> None:
+    class Later(RopeConfig):
+        window: int = 4
+
+    later = Rope(length=8192)
+    later.config = Later(length=8192)
+    assert later.base == Rope(length=8192).base == {"scaling": "yarn", "length": 8192}

@@ -42,9 +42,11 @@ def changed(run: tk.Run, folder: Path, *pairs: tuple[str, str]) -> Path:
     [
         ({"bnb": {"bits": 8}, "lora": {}}, "bits: 8", "bits: 8\n    threshold: 4.0", "means nothing on cpu"),
         ({"transformers": {"batch": 8}, "lora": {}}, "batch: 8", "attention: eager", "lays sequences end to end"),
+        ({"loraplus": {}, "lora": {}}, "loraplus: {}", "liger: {}", "which need CUDA"),
+        ({"attention": {"kind": "sdpa"}, "lora": {}}, "kind: sdpa", "kind: flash2", "FlashAttention runs on CUDA"),
         ({"bnb-optimizer": {}, "lora": {}}, "bnb-optimizer: {}", "bnb-optimizer:\n    paged: true", "paged"),
     ],
-    ids=["bnb", "eager", "paged"],
+    ids=["bnb", "eager", "liger", "flash2", "paged"],
 )
 def test_what_only_training_asks_for_is_not_asked_of_a_trained_run(
     model: str, tmp_path: Path, use: Any, before: str, after: str, told: str
@@ -54,6 +56,13 @@ def test_what_only_training_asks_for_is_not_asked_of_a_trained_run(
     with pytest.raises(PlanError, match=told):
         tk.Pipeline.from_recipe(Record.open(elsewhere).recipe).plan(estimate=False)
     torch.testing.assert_close(logits(tk.open_run(elsewhere).bundle.model), logits(run.bundle.model))
+
+
+def test_a_model_as_it_is_takes_no_option_that_would_do_nothing(model: str) -> None:
+    with pytest.raises(PlanError, match=r"use\.fp8: multiplies in float8"):
+        tk.open_model(model, use={"fp8": {}})
+    with pytest.raises(PlanError, match="means nothing on cpu"):
+        tk.Session(model, use={"bnb": {"bits": 8, "threshold": 4.0}, "lora": {}})
 
 
 def test_a_run_trained_in_float8_answers_by_ordinary_products_where_there_are_no_others(

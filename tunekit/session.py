@@ -24,6 +24,7 @@ from .recipe.model import AdapterOptions
 from .record import Record
 from .run import Run, Talk, next_folder
 from .values import DEFAULT_ADAPTER, Answer, Message, Plan
+from .values.plan import final_of
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -255,4 +256,4 @@ def _adapter_in(folder: Path) -> Path:
     saved = record.adapters
     if not saved:
         raise RunFolderError(f"{folder} has left no adapter", "name a run that has trained one")
-    return saved[make_plan(record.recipe, purpose="open").final_adapter]
+    return saved[final_of([stage.adapter.name for stage in record.recipe.stages])]

@@ -36,6 +36,7 @@ from .ordering import SLOTS, incompatibilities, order, steps
 OPENING = (
     "tunekit_precision",
     "tunekit_load_tokenizer",
+    "tunekit_patch_tokenizer",
     "tunekit_quantize",
     "tunekit_before_load",
     "tunekit_load_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -152,6 +152,11 @@ class Estimate:
         return {**self.memory, **parts}
 
 
+def final_of(names: Sequence[str]) -> str:
+    """Of the adapters that the stages of a run train, the one that it is about: the default one, else the last."""
+    return names[-1] if names and DEFAULT_ADAPTER not in names else DEFAULT_ADAPTER
+
+
 Purpose = Literal["train", "infer", "open"]
 
 
@@ -206,8 +211,7 @@ class Plan:
     @property
     def final_adapter(self) -> str:
         """The adapter that the run is about: the default one, else the one trained last."""
-        names = self.adapters
-        return names[-1] if names and DEFAULT_ADAPTER not in names else DEFAULT_ADAPTER
+        return final_of(self.adapters)
 
     def provides(self, capability: str) -> bool:
         """Whether any planned plugin provides this capability."""

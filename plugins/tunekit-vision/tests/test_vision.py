@@ -148,7 +148,7 @@ def test_what_is_neither_the_decoder_nor_a_tower_is_a_projector(config: Any, unk
     decoder = {id(each) for each in model.get_decoder().parameters()}
     inside = {name for name, each in model.named_parameters() if id(each) in decoder}
     assert {parts[name] for name in inside} == {"language"}
-    refuse_rounding(model)
+    refuse_rounding(model, "bnb", ())
     freeze_(model, ["language"])
     assert {parts[name] for name, each in model.named_parameters() if each.requires_grad} == {"tower", "projector"}
     assert not any(getattr(module, FROZEN, False) for name, module in model.named_modules() if "qformer" in name)
@@ -158,8 +158,9 @@ def test_a_projector_of_an_unknown_name_is_not_rounded_with_the_language_model()
     config = FuyuConfig(num_hidden_layers=1)
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config)
-    with pytest.raises(PlanError, match=r"vision_embed_tokens of FuyuForCausalLM is not of its language model"):
-        refuse_rounding(model)
+    with pytest.raises(PlanError, match=r"vision_embed_tokens of FuyuForCausalLM is not of .* name it in use.bnb.skip"):
+        refuse_rounding(model, "bnb", ())
+    refuse_rounding(model, "bnb", ["vision_embed_tokens"])
 
 
 def test_a_whole_model_is_saved_with_what_reads_its_images(models: Models, pictures: Path, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class Choice:
 
 def choose(config: AttentionConfig, plan: Plan) -> Choice:
     """Choose by hardware, dtype and padding, or do as the recipe says."""
+    if plan.purpose == "open" and any(obstacles(config, plan)):
+        return Choice("sdpa", None, "since this machine cannot run what the run was trained with", firm=False)
     if config.kind == "kernel":
         return Choice("kernel", config.repository, "as use.attention.kernel says")
     if config.kind != "auto":
@@ -113,6 +115,13 @@ def problems(plugin: Any, plan: Plan, machine: Machine) -> Iterator[Problem]:
         yield Problem(f"{other.key}.attention", "is chosen, and so is use.attention", "leave one of the two out")
     if config.kind == "flex" and plan.stages and plan.precision.device == "cpu":
         yield Problem(where, "is flex, and FlexAttention has no backward on a CPU", "use auto, sdpa or eager")
+    if plan.purpose != "open":  # then what this machine can run is taken instead
+        yield from obstacles(config, plan, key)
+
+
+def obstacles(config: AttentionConfig, plan: Plan, key: str = "use.attention") -> Iterator[Problem]:
+    """Why this machine, its packages or the precision cannot run the kernel that is named."""
+    where = f"{key}.kind"
     if config.kind in OLDEST and (why := _unfit(config.kind, plan)) is not None:
         remedy = "set use.precision.compute to bf16" if "float32" in why else "use auto or sdpa"
         yield Problem(where, f"is {config.kind}, but {why}", remedy)

@@ -13,7 +13,7 @@ from tunekit_train.attentions import SegmentAttention, register
 from tunekit_train.segments import segments_attention
 
 from . import AttentionConfig
-from .choosing import IMPLEMENTATIONS, Choice
+from .choosing import IMPLEMENTATIONS, PACKAGES, Choice
 
 EAGER = "tunekit_eager"
 FLASH = (IMPLEMENTATIONS["flash2"], IMPLEMENTATIONS["flash3"])
@@ -103,9 +103,12 @@ def unsuited(model: Any, implementation: str | None, training: bool) -> str | No
 
 
 def set_(model: Any, config: AttentionConfig) -> Report:
-    """Give the model the attention that the options name; `auto` was decided when it was loaded."""
+    """Give the model the attention that the options name.
+
+    What needs a package was decided when the model was loaded, as `auto` was: a run may be opened without it.
+    """
     before = model.config._attn_implementation
-    wanted = before if config.kind in ("auto", "kernel") else IMPLEMENTATIONS[config.kind]
+    wanted = before if config.kind in ("auto", *PACKAGES) else IMPLEMENTATIONS[config.kind]
     if (obstacle := unsuited(model, None if wanted == before else wanted, model.training)) is not None:
         raise TunekitError(f"use.attention.kind is {config.kind}, but {obstacle}", "use auto or eager")
     chosen = EAGER if config.kind == "eager" else wanted

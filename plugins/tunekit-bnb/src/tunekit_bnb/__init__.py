@@ -69,7 +69,7 @@ class Bnb(Plugin[BnbConfig]):
 
         stored, device = own(stored_quantization(plan.load_request)), plan.precision.device
         yield from stored_problems(self.config, stored, device)
-        if plan.stages:  # what was trained elsewhere is opened
+        if plan.purpose != "open":  # what was trained elsewhere is opened anywhere
             yield from threshold_problems(self.config, stored, device)
         if device not in DEVICES:
             remedy = f"leave bnb out, or run on one of {', '.join(sorted(DEVICES))}"

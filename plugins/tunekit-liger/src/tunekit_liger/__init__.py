@@ -51,7 +51,13 @@ class Liger(Plugin[LigerConfig]):
 
     @hookimpl
     def tunekit_patch(self, bundle: ModelBundle) -> Report:
-        """Give the norms and MLPs of this model another forward. No class is touched."""
+        """Give the norms and MLPs of this model another forward. No class is touched.
+
+        A run that is opened where the kernels cannot run answers by the layers themselves.
+        """
+        from .checks import runs_on
         from .layers import fuse_
 
+        if not runs_on(bundle.precision.device):
+            return Report("the model's own layers: the kernels cannot run here")
         return fuse_(bundle.model, self.config)

@@ -15,6 +15,8 @@ NEEDED = {"triton": "it comes with torch's builds for CUDA", "liger-kernel": "`p
 
 def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     """What stands against running the kernels on this machine."""
+    if plan.purpose == "open":
+        return  # the layers themselves say the same
     key = next(planned.key for planned in plan.plugins if planned.plugin is plugin)
     if plan.precision.device != "cuda":
         what = f"computes by Triton kernels, which need CUDA, and this is a {plan.precision.device}"
@@ -23,6 +25,11 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     for name, how in NEEDED.items():
         if not is_installed(name):
             yield Problem(key, f"needs {name}, which is not installed", f"{how}, or leave liger out")
+
+
+def runs_on(device: str) -> bool:
+    """Whether the kernels can compute on a device of this type."""
+    return device == "cuda" and all(map(is_installed, NEEDED))
 
 
 def is_installed(distribution: str) -> bool:

@@ -76,8 +76,8 @@ def _changes_all(key: str, module: str) -> bool:
 
 
 def place_of(folder: Path, run: str | Path | None) -> Path:
-    """The folder, or where it is gone the copy that a run has kept of it; whether it is the same is seen later."""
-    if run is None or is_saved(folder):
+    """The copy that a run has kept of it, once a stage of it is done; else the folder, which may become another."""
+    if run is None:
         return folder
     try:
         finished = Record.open(run).adapters.values()

@@ -57,15 +57,16 @@ def _surroundings(config: PpoConfig, plan: Plan, stage: StagePlan) -> Iterator[P
 
 def _reward_adapter(name: str, plan: Plan, stage: StagePlan) -> Iterator[Problem]:
     """It is there, or an earlier stage will leave it, and it is not the policy itself."""
-    where, earlier = f"{stage.key}.reward.adapter", [each for each in plan.stages if each.index < stage.index]
-    if name == stage.adapter and any(each.adapter == name for each in earlier):
+    where = f"{stage.key}.reward.adapter"
+    earlier = list(dict.fromkeys(each.adapter for each in plan.stages if each.index < stage.index))
+    if name == stage.adapter and name in earlier:
         what = f"is {name}, on which this stage goes on as the policy"
         yield Problem(where, what, "give the `reward` stage an adapter of its own: `adapter: reward`")
-    elif name not in {each.adapter for each in earlier} and not (Path(name) / "adapter_config.json").is_file():
-        known = ", ".join(dict.fromkeys(each.adapter for each in earlier)) or "none"
+    elif name not in earlier and not (Path(name) / "adapter_config.json").is_file():
+        known = ", ".join(earlier) or "none"
         what = f"is {name!r}, which is neither the adapter of an earlier stage ({known}) nor a folder with one"
         yield Problem(where, what, "name the adapter of a `reward` stage, or the folder that it left")
-    elif name not in {each.adapter for each in earlier}:
+    elif name not in earlier:
         yield from _other_base(Path(name), plan, where)
 
 

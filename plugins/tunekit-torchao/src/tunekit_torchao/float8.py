@@ -21,13 +21,13 @@ MULTIPLE = 16
 
 
 def problems(config: Fp8Config, plan: Plan, machine: Machine) -> Iterator[Problem]:
-    """Refuse to train on a device without products in float8, and rows that are not added up in bf16."""
-    if config.emulate or not plan.stages:
+    """Refuse a device without products in float8, and rows that are not added up in bf16."""
+    if config.emulate or plan.purpose == "open":
         return
     emulated = "or `emulate: true`, which rounds alike and multiplies in a wider dtype"
     least = _least(config)
     known = [one.capability for one in machine.accelerators if one.capability is not None]
-    if plan.precision.device != "cuda" or not any(capability >= least for capability in known):
+    if plan.precision.device != "cuda" or not known or not all(capability >= least for capability in known):
         needed = ".".join(map(str, least))
         what = f"multiplies in float8, for which {config.recipe} needs an NVIDIA card of compute capability {needed}"
         yield Problem("use.fp8", what, f"leave it out, {emulated}")
@@ -42,7 +42,7 @@ def layers_to_convert(config: Fp8Config, model: Any) -> tuple[list[str], list[st
     PlanError for a name to skip that no layer has, and where nothing is left.
     """
     layers = layers_to_quantize(model, config.skip, "use.fp8.skip")
-    refuse_transposed(layers, "use.fp8", "leave it out: torchao converts no such layer")
+    refuse_transposed(layers, "use.fp8", "name it in skip, or leave fp8 out", "multiply in float8 by")
     odd = [name for name, layer in layers.items() if any(side % MULTIPLE for side in layer.weight.shape)]
     fit = [name for name in layers if name not in odd]
     if not fit:

@@ -82,20 +82,27 @@ def refuse_uneven(layers: Mapping[str, Any], group: int | None, key: str, instea
         raise PlanError([Problem(key, what, remedy)])
 
 
-def refuse_transposed(layers: Mapping[str, Any], key: str, remedy: str = OTHERWISE) -> None:
-    """Raise PlanError for a `Conv1D`, which keeps its weight [in out] where a linear layer keeps it [out in]."""
+def refuse_transposed(layers: Mapping[str, Any], key: str, remedy: str = OTHERWISE, verb: str = "round") -> None:
+    """Raise PlanError for a `Conv1D`, which keeps its weight [in out] where a linear layer keeps it [out in].
+
+    `verb` is what cannot be done with it.
+    """
     from transformers.pytorch_utils import Conv1D
 
     name = next((name for name, layer in layers.items() if isinstance(layer, Conv1D)), None)
     if name is not None:
-        what = f"cannot round {name}, which is a Conv1D, as those of GPT-2 are, and no linear layer"
+        what = f"cannot {verb} {name}, which is a Conv1D, as those of GPT-2 are, and no linear layer"
         raise PlanError([Problem(key, what, remedy)])
 
 
 def fused_experts(model: Any) -> dict[str, Any]:
     """The weights by name that hold one matrix for each of many experts, which are no linear layers."""
-    named = model.named_parameters()
-    return {name: each for name, each in named if each.dim() == 3 and "experts" in name.split(".")}
+    return {
+        f"{place}.{name}": weight
+        for place, module in model.named_modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.dim() == 3 and ("expert" in place.lower() or "Experts" in type(module).__name__)
+    }
 
 
 def refuse_fused_experts(model: Any, key: str, remedy: str, covers: Callable[[str], bool]) -> None:

@@ -21,7 +21,7 @@ def problems(plugin: Any, plan: Plan) -> Iterator[Problem]:
     """What stands against a run through unsloth."""
     key = next(planned.key for planned in plan.plugins if planned.plugin is plugin)
     missing = [name for name in NEEDED if not is_installed(name)]
-    if missing:
+    if missing and plan.purpose != "open":  # a run that has been trained is asked without it
         yield Problem(key, f"needs {' and '.join(missing)}, not installed here", f"{INSTALL}, or leave unsloth out")
     if plan.provides("positions.scaled"):
         what = "reads the config of the checkpoint, so that positions would be scaled in the plan and not in the run"

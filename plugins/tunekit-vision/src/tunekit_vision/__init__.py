@@ -92,8 +92,9 @@ class Vision(Transformers):
         from .parts import estimate_parts, refuse_rounding
 
         found = super().tunekit_estimate(request, estimate)
-        if request.plan.provides("quantization"):
-            refuse_rounding(found.skeleton)
+        for planned in request.plan.plugins:
+            if "quantization" in planned.plugin.provides:
+                refuse_rounding(found.skeleton, planned.name, getattr(planned.plugin.config, "skip", ()))
         return estimate_parts(self.config.freeze, request, found)
 
     @hookimpl

@@ -26,14 +26,11 @@ def problems(config: VisionConfig, plan: Plan) -> Iterator[Problem]:
     if plan.provides("processes"):
         what = "images are read by one process, and the run is carried out by several"
         yield Problem("use.vision", what, "train it in one process")
-    for quantizer in (each for each in plan.plugins if "quantization" in each.plugin.provides):
-        if "quantization.selective" not in quantizer.plugin.provides:
-            what = f"{quantizer.name} cannot leave what sees and the projector as they are"
-            yield Problem(quantizer.key, what, "take bnb, hqq or torchao, which round the language model alone")
     for planned in plan.plugins:
-        if planned.plugin.provides & {"weights.rounded", "products.float8"}:
+        given = planned.plugin.provides
+        if given & {"quantization", "weights.rounded", "products.float8"} and "quantization.selective" not in given:
             what = f"{planned.name} cannot leave what sees and the projector as they are"
-            yield Problem(planned.key, what, f"leave {planned.name} out")
+            yield Problem(planned.key, what, "take bnb, hqq or torchao, which round the language model alone")
     for stage in plan.stages:
         if "stage.sft" not in stage.plugin.plugin.provides:
             what = f"{stage.name} trains on text alone, and vision loads a model for images"

@@ -51,15 +51,18 @@ def parts_of(model: Any) -> dict[str, Part]:
     return {n: "projector" if part == "language" and at not in writes else part for n, (part, at) in named.items()}
 
 
-def refuse_rounding(skeleton: Any) -> None:
-    """Raise PlanError where a quantiser would round a layer that is not the language model's, for want of its name."""
+def refuse_rounding(skeleton: Any, quantizer: str, skip: Sequence[str]) -> None:
+    """Raise PlanError where a quantiser would round a layer that is not the language model's, for want of its name.
+
+    `skip` are the layers that it is told to leave.
+    """
     parts = parts_of(skeleton)
-    layers = layers_to_quantize(skeleton, (), "use.vision", patterns())
+    layers = layers_to_quantize(skeleton, skip, f"use.{quantizer}.skip", patterns())
     name = next((name for name in layers if parts[f"{name}.weight"] != "language"), None)
     if name is not None:
         kind = type(skeleton).__name__
         what = f"{name} of {kind} is not of its language model, and would be rounded with it"
-        raise PlanError([Problem("use.vision", what, "train this model without a quantiser")])
+        raise PlanError([Problem(f"use.{quantizer}", what, f"name it in use.{quantizer}.skip")])
 
 
 def freeze_(model: Any, frozen: Sequence[Part]) -> Report:

@@ -15,8 +15,9 @@ import torch
 
 from tunekit.calls import Calls
 from tunekit.errors import PlanError, TunekitError
-from tunekit.testing import run_context
-from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, Machine, PlannedPlugin, Precision
+from tunekit.recipe import Recipe
+from tunekit.testing import fake_machine, run_context
+from tunekit.values import Context, Estimate, EstimateRequest, LoadRequest, Machine, Plan, PlannedPlugin, Precision
 from tunekit_bnb import DEVICES, Bnb
 from tunekit_lora import Lora
 
@@ -28,7 +29,7 @@ QUERY = "model.layers.0.self_attn.q_proj"
 
 def on(device):
     precision = Precision(device, "float32", "float32", "float32", "a test")
-    return SimpleNamespace(precision=precision, load_request=LoadRequest("somebody/some-model", precision))
+    return Plan(Recipe("somebody/some-model"), fake_machine(), precision, (), (), ())
 
 
 def estimated(plugin, skeleton, precision=FP32):

@@ -11,8 +11,9 @@ import torch
 import transformers
 from transformers.pytorch_utils import Conv1D
 
+from tunekit.recipe import Recipe
 from tunekit.testing import FP32, MIXED, fake_machine, tiny_tokenizer
-from tunekit.values import Estimate, EstimateRequest, LoadRequest, ModelBundle, Precision
+from tunekit.values import Estimate, EstimateRequest, LoadRequest, ModelBundle, Plan, Precision
 from tunekit_bnb import Bnb
 
 
@@ -33,7 +34,7 @@ def again(folder: Path, plugin: Bnb, precision: Precision = FP32) -> ModelBundle
 
 
 def problems(plugin: Bnb, folder: Path) -> list[str]:
-    plan = SimpleNamespace(precision=FP32, load_request=LoadRequest(str(folder), FP32))
+    plan = Plan(Recipe(str(folder)), fake_machine(), FP32, (), (), ())
     return [str(problem) for problem in plugin.tunekit_check(plan=plan, machine=fake_machine())]
 
 

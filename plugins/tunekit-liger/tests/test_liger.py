@@ -65,6 +65,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     above.functional = made  # type: ignore[attr-defined]
     for module in (top, above, made):
         monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("tunekit_liger.checks.runs_on", lambda device: True)
     return made
 
 

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from tunekit.errors import InterruptedRunError
+from tunekit.recipe import Recipe
+from tunekit.testing import FP32, fake_machine
 from tunekit.testing.options import shows
-from tunekit.values import Examples, Item, Mixing
+from tunekit.values import Examples, Item, Mixing, Plan
 from tunekit_train import Batch, Items, TrainConfig, train
 from tunekit_train.budget import Sizes, TokenOrder
 from tunekit_train.checks import problems
@@ -191,7 +193,9 @@ def test_the_estimate_knows_the_budget() -> None:
 def test_what_contradicts_a_budget_is_refused_when_the_run_is_planned(batch: Any, expected: list[str]) -> None:
     plugin = SimpleNamespace(config=TrainConfig(batch=batch), kinds=frozenset({"text"}))
     stage = SimpleNamespace(plugin=SimpleNamespace(plugin=plugin), mixing=Mixing(), key="stages.0.sft")
-    found = [str(problem) for problem in problems(plugin, SimpleNamespace(stages=[stage]))]
+    stages: Any = (stage,)
+    plan = Plan(Recipe("tiny"), fake_machine(), FP32, (), (), stages)
+    found = [str(problem) for problem in problems(plugin, plan)]
     assert len(found) == len(expected)
     assert all(found[0].startswith(f"stages.0.sft.batch.{text}") for text in expected)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tunekit.hooks import hookimpl
-from tunekit.testing import fake_machine
-from tunekit.values import Accelerator, Mixing
+from tunekit.recipe import Recipe
+from tunekit.testing import FP32, fake_machine
+from tunekit.values import Accelerator, Mixing, Plan
 from tunekit_train import TrainConfig
 from tunekit_train.checks import problems
 
@@ -25,7 +27,8 @@ def found(
     plugin = SimpleNamespace(config=TrainConfig(**options), kinds=frozenset(kinds))
     own = SimpleNamespace(index=0, key="stages.0.sft", mixing=mixing, plugin=SimpleNamespace(plugin=plugin))
     other = SimpleNamespace(key="stages.1.dpo", mixing=Mixing(streaming=True), plugin=SimpleNamespace(plugin=object()))
-    plan: Any = SimpleNamespace(stages=(own, other), plugins=plugins, precision=SimpleNamespace(device=device))
+    stages: Any = (own, other)
+    plan = Plan(Recipe("tiny"), fake_machine(), replace(FP32, device=device), plugins, (), stages)
     return [str(problem).removeprefix("stages.0.sft.") for problem in problems(plugin, plan, machine)]
 
 

@@ -16,8 +16,10 @@ import torch
 
 from tunekit.errors import PlanError, TunekitError
 from tunekit.hooks import hookimpl
+from tunekit.recipe import Recipe
+from tunekit.testing import fake_machine
 from tunekit.testing.options import shows
-from tunekit.values import Accelerator, Account, Estimate, Machine, Mixing
+from tunekit.values import Accelerator, Account, Estimate, Machine, Mixing, Plan
 from tunekit_train import (
     Batch,
     Items,
@@ -201,7 +203,8 @@ def test_offloading_from_a_processor_is_no_help_and_refused_where_it_is_asked_fo
     config = TrainConfig(compute={"offload": "always"})
     plugin = SimpleNamespace(config=config, kinds=frozenset({"text"}))
     stage = SimpleNamespace(plugin=SimpleNamespace(plugin=plugin), mixing=Mixing(), key="stages.0.sft")
-    plan: Any = SimpleNamespace(stages=[stage], plugins=(), precision=FP32)
+    stages: Any = (stage,)
+    plan = Plan(Recipe("tiny"), fake_machine(), FP32, (), (), stages)
     (problem,) = problems(plugin, plan, CPU)
     assert str(problem).startswith("stages.0.sft.compute.offload: is always, and this machine has no accelerator")
     assert not list(problems(plugin, plan, GPU))

@@ -23,8 +23,7 @@ from .recipe import Recipe, from_code, validate
 from .recipe.model import AdapterOptions
 from .record import Record
 from .run import Run, Talk, next_folder
-from .values import DEFAULT_ADAPTER, Answer, Message, Plan
-from .values.plan import final_of
+from .values import DEFAULT_ADAPTER, Answer, Message, Plan, final_of
 
 if TYPE_CHECKING:
     from types import EllipsisType

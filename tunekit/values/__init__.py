@@ -35,6 +35,7 @@ from .plan import (
     StagePlan,
     Start,
     Trained,
+    final_of,
 )
 from .processes import Launch, Processes
 from .sample import Sample
@@ -109,5 +110,6 @@ __all__ = [
     "ToolFormat",
     "Trained",
     "Verification",
+    "final_of",
     "trained_parts",
 ]

@@ -16,6 +16,8 @@ from .training import Calls
 MEMORY_PARTS = ("process", "weights", "gradients", "optimiser", "activations")
 """What an estimate of peak memory is split into; `process` is Python with its libraries before any weight."""
 
+Purpose = Literal["train", "infer", "open"]
+
 
 @dataclass(frozen=True)
 class PlannedPlugin:
@@ -155,9 +157,6 @@ class Estimate:
 def final_of(names: Sequence[str]) -> str:
     """Of the adapters that the stages of a run train, the one that it is about: the default one, else the last."""
     return names[-1] if names and DEFAULT_ADAPTER not in names else DEFAULT_ADAPTER
-
-
-Purpose = Literal["train", "infer", "open"]
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,19 @@ STACKED = "stacked.json"
 """Beside an adapter that stands on another: which one that is."""
 
 
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """PEFT's configuration of a saved adapter of any method; empty where the folder holds none."""
+    try:
+        saved = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
 def read_settings(folder: Path) -> dict[str, Any] | None:
     """PEFT's settings of a saved LoRA adapter; None where the folder holds none."""
-    try:
-        saved: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return saved if isinstance(saved, dict) and saved.get("peft_type") == "LORA" else None
+    saved = read_configuration(folder)
+    return saved if saved.get("peft_type") == "LORA" else None
 
 
 def is_saved(folder: Path) -> bool:

@@ -51,13 +51,12 @@ def refuse_all_rows(folder: Path, plan: Plan, model: Any) -> None:
 
     from .named import bare
 
-    place = place_of(folder, plan.recipe.output)
     if not any(VOCABULARY in one.plugin.provides and one.plugin.base for one in plan.plugins) or model is None:
         return
     whole = bare(model)
     ends = {id(end) for end in (whole.get_input_embeddings(), whole.get_output_embeddings())}
     names = [f"base_model.model.{name}" for name, module in whole.named_modules() if id(module) in ends]
-    for each in chain_of(place):
+    for each in chain_of(place_of(folder, plan.recipe.output)):
         if other_base(each, plan.plugins, "", ADDED - {VOCABULARY}) is None:
             continue  # it knows the new tokens, or nothing is known of it
         with safe_open(each / WEIGHTS, framework="pt") as file:

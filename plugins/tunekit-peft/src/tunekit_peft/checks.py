@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunekit.errors import Problem
 from tunekit.values import Plan, StagePlan
+from tunekit_lora.saved import read_configuration
 
 NOTHING = "no adapter in PEFT's format"
 """What a folder holds that holds no adapter."""
@@ -43,13 +43,4 @@ def _attaches(plugin: Any, plan: Plan, stage: StagePlan) -> bool:
 
 def saved_method(folder: Path) -> str | None:
     """The method of a saved adapter; None where the folder holds none."""
-    return str(saved_configuration(folder).get("peft_type", "")).lower() or None
-
-
-def saved_configuration(folder: Path) -> dict[str, Any]:
-    """PEFT's configuration of a saved adapter; empty where the folder holds none."""
-    try:
-        saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return saved if isinstance(saved, dict) else {}
+    return str(read_configuration(folder).get("peft_type", "")).lower() or None

@@ -8,10 +8,10 @@ from typing import Any
 
 from tunekit.errors import PlanError, Problem
 from tunekit.values import Start
+from tunekit_lora.saved import read_configuration
 from tunekit_lora.starting import targeted
 from tunekit_lora.targets import own_modules
 
-from .checks import saved_configuration
 from .methods import Request
 
 TARGETS = "target_modules"
@@ -22,7 +22,7 @@ def refuse_other(request: Request, settings: Any, start: Start, model: Any) -> N
 
     Only what the recipe itself gives counts: the rest is as it was saved.
     """
-    saved = saved_configuration(start.folder)
+    saved = read_configuration(start.folder)
     found = list(_differences(request, json.loads(json.dumps(settings.to_dict(), default=list)), saved, model))
     if found:
         remedy = "leave it out to take what is saved, or start fresh"
